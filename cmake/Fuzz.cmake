@@ -1,0 +1,12 @@
+# One libFuzzer target a reader: tests/fuzz/NAME_fuzz.cpp, with its corpus in tests/fuzz/corpus/NAME/.
+if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  message(FATAL_ERROR "Fuzz targets need clang. Install it with: sudo apt-get install clang-14 libclang-rt-14-dev")
+endif()
+target_compile_options(mmtune_flags INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -g1)
+file(GLOB fuzz_sources CONFIGURE_DEPENDS tests/fuzz/*_fuzz.cpp)
+foreach(source IN LISTS fuzz_sources)
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE mmtune_base)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer,address,undefined)
+endforeach()

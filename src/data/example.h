@@ -1,0 +1,41 @@
+#pragma once
+// One example of a data set, whatever file it came from; any subset of modalities may be there.
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mmtune::data {
+
+/// Where the encoded bytes of a picture or sound lie: a whole file (size == 0 and offset == 0), or a range of an uncompressed tar.
+struct MediaRef {
+  std::filesystem::path file;
+  std::string member;  ///< member of the archive, empty for a plain file
+  std::uint64_t offset = 0;
+  std::uint64_t size = 0;       ///< 0 with a member: the member's header is looked up in the tar; 0 without: the whole file
+  std::string display() const;  ///< "shard.tar#member" or the path, for messages
+};
+
+struct Example {
+  std::string id;
+  std::optional<std::string> text;
+  std::optional<std::string> text_pair;
+  std::optional<MediaRef> image;
+  std::optional<MediaRef> image_pair;
+  std::optional<MediaRef> audio;
+  std::vector<std::int64_t> labels;  ///< indices into the data set's classes; one for single-label data, none when unlabelled
+};
+
+/// Examples in file order with their label names.
+struct Dataset {
+  std::string source;  ///< the path that the user gave
+  std::vector<Example> examples;
+  std::vector<std::string> classes;
+  bool multi_label = false;
+  std::string fingerprint;  ///< of everything that decides what is learned: ids, texts, labels, media references with their sizes
+};
+
+}  // namespace mmtune::data
