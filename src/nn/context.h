@@ -1,0 +1,27 @@
+#pragma once
+// What a forward pass knows beyond its tokens: one object per batch, handed down instead of globals or widened signatures.
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace mmtune::nn {
+
+/// Which rows of the last block's output somebody reads. `first`: only row 0 of every sequence (class token); the last block then
+/// computes no other row's query, output projection or feed-forward.
+enum class ReadRows { all, first };
+
+struct Context {
+  bool training = false;
+  ReadRows read = ReadRows::all;
+  /// The step's random numbers (dropout of experts, router noise). Unset: nothing random happens.
+  std::optional<at::Generator> generator;
+  /// The complementary modality's feature [B, D_y] where a conditioning tower has one.
+  at::Tensor complementary;
+};
+
+/// Inverted dropout with the context's generator; the identity outside training and at rate 0 (no mask is drawn then).
+at::Tensor dropout(const at::Tensor& x, double rate, const Context& context);
+
+}  // namespace mmtune::nn

@@ -1,0 +1,56 @@
+#pragma once
+// Layers with seams. All act on token matrices [N, D]; frozen tensors keep nothing for a weight gradient.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nn/sites.h"
+#include "nn/weights.h"
+
+namespace mmtune::nn {
+
+enum class Activation { gelu, gelu_tanh, quick_gelu, relu, silu, tanh };
+/// HuggingFace's hidden_act names; throws Error on an unknown one.
+Activation activation_named(const std::string& name, const std::string& where);
+at::Tensor activate(const at::Tensor& x, Activation activation);
+
+/// A linear map with a weight site.
+class Linear {
+ public:
+  Linear(const Weights& weights, std::int64_t in, std::int64_t out, std::int64_t layer, bool bias = true);
+  at::Tensor operator()(const at::Tensor& x, const Context& context) const;
+  WeightSite& site() { return site_; }
+  const WeightSite& site() const { return site_; }
+  void list(SiteTable& table);
+
+ private:
+  WeightSite site_;
+};
+
+/// Several maps of the same input, with one accumulated input gradient: [N, in] → one [N, out_i] each.
+std::vector<at::Tensor> linear_group(const at::Tensor& x, std::span<const Linear* const> maps, const Context& context);
+
+/// LayerNorm over the last axis.
+class LayerNorm {
+ public:
+  LayerNorm(const Weights& weights, std::int64_t width, double epsilon);
+  at::Tensor operator()(const at::Tensor& x) const;
+  void list(SiteTable& table);
+
+ private:
+  std::string name_;
+  std::int64_t width_;
+  double epsilon_;
+  at::Tensor weight_, bias_;
+};
+
+/// Scaled dot-product attention over sequences of a layout. q [Nq, H*d] with `query_layout`, k and v [Nk, H*d] with `key_layout` (the same
+/// batch); `prefix` rows stand in front of every sequence's keys and values. Result [Nq, H*d]. Softmax(q kᵀ / sqrt(d)) over visible keys.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t heads, const Layout& query_layout,
+                     const Layout& key_layout, const KeyValueRows* prefix = nullptr);
+
+}  // namespace mmtune::nn

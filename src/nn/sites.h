@@ -1,0 +1,128 @@
+#pragma once
+// Sites: the named places of a backbone that experts attach to. A backbone offers them by its checkpoint's names and knows no
+// expert; an expert picks them by kind and pattern and knows no backbone beyond the sites' widths. A site without an expert costs one
+// branch.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nn/context.h"
+#include "nn/layout.h"
+
+namespace mmtune::nn {
+
+/// y += scale * dropout(x) Aᵀ Bᵀ, beside a linear map (LoRA).
+struct LowRank {
+  at::Tensor a;  ///< [r, in]
+  at::Tensor b;  ///< [out, r]
+  double scale = 1.0;
+  double dropout = 0.0;
+};
+
+/// A linear map y = x Wᵀ + b, [N, in] → [N, out]. Experts add low-rank terms or swap the tensors for trainable ones.
+struct WeightSite {
+  std::string name;  ///< the checkpoint's name without ".weight": "encoder.layer.0.attention.self.query"
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+  std::int64_t layer = 0;
+  at::Tensor weight;  ///< [out, in]
+  at::Tensor bias;    ///< [out], undefined where the map has none
+  std::vector<const LowRank*> low_rank;
+};
+
+/// Changes a sublayer's output, seeing its input too (adapters; APT, whose input is what the q/k/v projections read).
+class SublayerHook {
+ public:
+  virtual ~SublayerHook() = default;
+  /// `output`, `input` [N, D] → the new output [N, D]. Called after the sublayer's output projection, before its residual.
+  virtual at::Tensor apply(const at::Tensor& output, const at::Tensor& input, const Layout& layout, const Context& context) = 0;
+};
+
+struct SublayerSite {
+  enum class Role { self_attention, cross_attention, feed_forward };
+  std::string name;  ///< "encoder.layer.0.attention.output", "encoder.layer.0.output"
+  Role role = Role::self_attention;
+  std::int64_t width = 0;
+  std::int64_t layer = 0;
+  std::vector<SublayerHook*> hooks;
+
+  at::Tensor operator()(at::Tensor output, const at::Tensor& input, const Layout& layout, const Context& context) const {
+    for (SublayerHook* hook : hooks) output = hook->apply(output, input, layout, context);
+    return output;
+  }
+};
+
+/// Rows put in front of an attention's keys and values, each [P, H, d] (the same for all) or [B, P, H, d]; always visible.
+struct KeyValueRows {
+  at::Tensor keys;
+  at::Tensor values;
+};
+
+class KeyValueHook {
+ public:
+  virtual ~KeyValueHook() = default;
+  virtual KeyValueRows rows(const Context& context) = 0;
+};
+
+struct KeyValueSite {
+  std::string name;  ///< "encoder.layer.0.attention.self"
+  std::int64_t heads = 0;
+  std::int64_t head_width = 0;
+  std::int64_t layer = 0;
+  KeyValueHook* hook = nullptr;
+};
+
+/// Puts tokens in front of, replaces, reads and removes tokens around a block (prompts; MoPE).
+class SequenceHook {
+ public:
+  virtual ~SequenceHook() = default;
+  virtual void before_block(Tokens& tokens, const Context& context) = 0;
+  virtual void after_block(Tokens& tokens, const Context& context) = 0;
+};
+
+struct SequenceSite {
+  std::string name;  ///< "encoder.layer.0"
+  std::int64_t width = 0;
+  std::int64_t layer = 0;
+  std::int64_t prompt_position = 0;  ///< where prompts belong: behind the class token
+  bool last = false;
+  SequenceHook* hook = nullptr;
+};
+
+/// Changes the pixels or the spectrogram before the first layer.
+class InputHook {
+ public:
+  virtual ~InputHook() = default;
+  virtual at::Tensor apply(const at::Tensor& input, const Context& context) = 0;
+};
+
+struct InputSite {
+  std::string name;  ///< "pixel_values"
+  InputHook* hook = nullptr;
+};
+
+/// A tensor of the backbone under its checkpoint's name; experts that free weights or biases swap `*tensor`.
+struct TensorSlot {
+  std::string name;
+  at::Tensor* tensor = nullptr;
+};
+
+/// All sites of one backbone. The pointers are the backbone's own and live as long as it does.
+struct SiteTable {
+  std::vector<WeightSite*> weights;
+  std::vector<SublayerSite*> sublayers;
+  std::vector<KeyValueSite*> keys_values;
+  std::vector<SequenceSite*> sequences;
+  std::vector<InputSite*> inputs;
+  std::vector<TensorSlot> tensors;
+};
+
+/// Whether `name` is chosen by `pattern`: equal, ends with "." + pattern (PEFT's rule for target_modules), or matches it as a glob with
+/// '*'. Patterns may use transformers' newer module names (q_proj, k_proj, v_proj) for query, key, value.
+bool matches(std::string_view name, std::string_view pattern);
+
+}  // namespace mmtune::nn

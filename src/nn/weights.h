@@ -1,0 +1,58 @@
+#pragma once
+// A name scope over a checkpoint: backbones ask for tensors by the names and shapes they need, so that a backbone reads like its
+// checkpoint. What was asked for is recorded; finish() refuses anything missing or misshapen, all of it at once.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/checkpoint.h"
+
+namespace mmtune::nn {
+
+/// What became of a checkpoint's tensors. used + unused = the file's tensors.
+struct LoadReport {
+  std::vector<std::string> used, unused, missing, misshapen;
+  std::string summary() const;  ///< one line
+};
+
+/// How a tensor begins where a model is made anew (pretraining, tests).
+enum class Init { normal, zeros, ones };
+
+/// float32 tensor over the file's own bytes where the dtype is float32 (no copy; the mapping is kept alive), converted otherwise.
+at::Tensor to_tensor(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping);
+/// The same without conversion: the file's own dtype, a copy.
+at::Tensor to_tensor_exact(const io::TensorEntry& entry);
+/// An entry that points into `tensor` (contiguous, CPU), for writing.
+io::TensorEntry to_entry(const std::string& name, const at::Tensor& tensor);
+
+class Weights {
+ public:
+  /// Reads from a checkpoint. `prefixes` are tried in order; the first under which `probe` exists is taken ("", "bert.", …).
+  static Weights of(const io::Checkpoint& checkpoint, const std::vector<std::string>& prefixes, std::string_view probe);
+  /// Makes every tensor anew: normal(0, std), zeros or ones as the layer says.
+  static Weights fresh(std::uint64_t seed, double std = 0.02);
+
+  Weights operator/(std::string_view name) const;
+  Weights operator/(std::int64_t index) const;
+  /// The scope's own path: "encoder.layer.0".
+  const std::string& path() const { return path_; }
+
+  at::Tensor tensor(std::string_view name, at::IntArrayRef shape, Init init = Init::normal) const;
+  bool has(std::string_view name) const;
+
+  /// Throws Error listing what is missing and misshapen; otherwise tells what was used.
+  LoadReport finish() const;
+
+ private:
+  struct State;
+  Weights(std::shared_ptr<State> state, std::string path) : state_(std::move(state)), path_(std::move(path)) {}
+  std::shared_ptr<State> state_;
+  std::string path_;
+};
+
+}  // namespace mmtune::nn
