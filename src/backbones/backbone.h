@@ -1,0 +1,87 @@
+#pragma once
+// What a backbone is to the rest: inputs by HuggingFace's names, a token matrix and a pooled output back, and its sites.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "nn/context.h"
+#include "nn/sites.h"
+#include "nn/weights.h"
+
+namespace mmtune::backbones {
+
+enum class Modality { text, image, audio };
+std::string_view name_of(Modality modality);
+
+/// A batch for a backbone. Text comes as the rows of a layout (packed: real tokens only); pictures as [B, 3, H, W].
+struct ModelInputs {
+  nn::Layout text_layout;
+  at::Tensor input_ids;       ///< [N] int64
+  at::Tensor token_type_ids;  ///< [N] int64; undefined: zeros
+  at::Tensor position_ids;    ///< [N] int64; undefined: 0, 1, … within each sequence
+  at::Tensor inputs_embeds;   ///< [N, D] instead of input_ids
+  at::Tensor pixel_values;    ///< [B, C, H, W] float32
+};
+
+struct ModelOutputs {
+  at::Tensor last_hidden_state;  ///< [N, D], or [B, D] where the context reads only first rows
+  nn::Layout layout;
+  at::Tensor pooler_output;  ///< [B, D]; undefined where the checkpoint has no pooler
+};
+
+struct BackboneInfo {
+  std::string architecture;  ///< model_type of config.json
+  Modality modality = Modality::text;
+  std::int64_t width = 0;
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;
+  bool has_pooler = false;
+  std::int64_t max_length = 0;  ///< text: positions; pictures: tokens of a picture
+  std::int64_t image_height = 0, image_width = 0, image_channels = 0;
+};
+
+using TensorMap = std::map<std::string, at::Tensor>;
+
+class Backbone {
+ public:
+  Backbone() = default;
+  virtual ~Backbone() = default;
+  Backbone(const Backbone&) = delete;
+  Backbone& operator=(const Backbone&) = delete;
+
+  virtual const BackboneInfo& info() const = 0;
+  virtual ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) = 0;
+  virtual nn::SiteTable& sites() = 0;
+  /// Multiply-accumulates of the linear maps and attention products of one example with `tokens` rows (pictures: pass info().max_length).
+  /// `read_first`: only the class token of the last block is read.
+  virtual std::int64_t macs(std::int64_t tokens, bool read_first) const = 0;
+  /// What loading the checkpoint found; empty for a fresh model.
+  virtual const nn::LoadReport& load_report() const = 0;
+
+  /// HuggingFace's own names in, its own names out, padded batches with masks: input_ids, attention_mask, token_type_ids [B, T],
+  /// pixel_values … → last_hidden_state [B, T, D], pooler_output. Throws Error on an unknown, missing or misshapen input. Gradients flow to
+  /// inputs that require them.
+  virtual TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) = 0;
+
+  std::int64_t parameter_count();  ///< of the backbone's own tensors
+};
+
+/// Opens a model folder with the architecture that config.json's model_type names; all weights are frozen. Throws Error naming what is
+/// unsupported.
+std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint);
+/// A backbone of the shape that a config describes, freshly initialised.
+std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed);
+std::vector<std::string> known_architectures();
+
+enum class Pooling { automatic, first, mean, pooler };
+/// One row a sequence: [B, D]. `automatic`: `first` for pictures, `mean` for text.
+at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality);
+
+}  // namespace mmtune::backbones

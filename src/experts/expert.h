@@ -1,0 +1,69 @@
+#pragma once
+// An expert: a small set of tensors with a kind, attached to the sites of one backbone. A portable object: it is saved, loaded,
+// enabled, disabled, and (by later methods) embedded, compared and interpolated through the names of its tensors alone.
+
+#include <ATen/core/Generator.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "core/json.h"
+#include "core/options.h"
+#include "nn/parameters.h"
+
+namespace mmtune::experts {
+
+class Expert {
+ public:
+  virtual ~Expert() = default;
+  Expert() = default;
+  Expert(const Expert&) = delete;
+  Expert& operator=(const Expert&) = delete;
+
+  virtual std::string_view kind() const = 0;
+  /// Stable names (PEFT's keys without "base_model.model." for the kinds that PEFT has), all tensors that make the expert.
+  virtual std::vector<nn::NamedTensor> tensors() const = 0;
+  /// adapter_config.json: PEFT's keys for the kinds that PEFT has, our own peft_type for the rest.
+  virtual Json config() const = 0;
+  /// Hooks in or out; an expert starts enabled. A disabled expert leaves the backbone as if it had never been there.
+  virtual void set_enabled(bool enabled) = 0;
+  virtual bool enabled() const = 0;
+  /// Multiply-accumulates added per example with `tokens` rows.
+  virtual std::int64_t extra_macs(std::int64_t tokens) const = 0;
+
+  std::int64_t parameter_count() const;
+};
+
+/// The recipe of an expert: options of one kind, and how to build it on a backbone.
+class ExpertRecipe {
+ public:
+  virtual ~ExpertRecipe() = default;
+  virtual std::string_view kind() const = 0;
+  virtual void declare(OptionVisitor& visitor) = 0;
+  /// Reads the options back from adapter_config.json. Throws Error on a value that it does not understand.
+  virtual void read_config(const Json& config, const std::string& where) = 0;
+  /// Creates the tensors (trainable leaves) and hooks. Throws Error when no site matches, naming the pattern and the nearest site names.
+  /// The expert must not outlive `backbone`.
+  virtual std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const = 0;
+};
+
+/// Throws UsageError naming the nearest known kind.
+std::unique_ptr<ExpertRecipe> expert_recipe(std::string_view kind);
+std::vector<std::string> known_kinds();
+
+/// Writes adapter_config.json and adapter_model.safetensors into `folder` (created), atomically. `metadata` goes into the config's "mmtune"
+/// object.
+void save_expert(const Expert& expert, const std::filesystem::path& folder, const Json& metadata);
+
+/// Builds the expert that `folder` describes on `backbone` and fills its tensors. Strict: every key of the file is used and every tensor of
+/// the expert is filled, shapes equal, the backbone is the one that the metadata names (unless `any_backbone`); otherwise Error with the
+/// lists. A file without a tensor that would change anything is an Error.
+std::unique_ptr<Expert> load_expert(const std::filesystem::path& folder, backbones::Backbone& backbone,
+                                    const std::string& backbone_fingerprint, bool any_backbone = false);
+
+}  // namespace mmtune::experts
