@@ -11,19 +11,26 @@
 
 namespace mmtune {
 
+/// Where recomputable results are kept: $MMTUNE_CACHE, else $XDG_CACHE_HOME/mmtune, else ~/.cache/mmtune. Not created here.
+std::filesystem::path cache_folder();
+
 /// Reads a whole file of at most `max_bytes`. Throws Error naming the file (missing, unreadable, too large).
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes = std::size_t{1} << 30);
 
 /// Writes `bytes` to a temporary name in the same folder, syncs, renames over `path`, and syncs the folder. On any failure (full disk,
-/// read-only folder) the temporary is removed, `path` is as it was, and an Error names the file and the reason.
+/// read-only folder) the temporary is removed, `path` is as it was, and an Error names the file and the reason. What a killed writer
+/// left (`.NAME.mmtune-*.tmp`) is removed by the next write to the same path. An existing file keeps its permissions, a symbolic link is
+/// followed, and a pipe or device is written to directly.
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 /// The same for content produced in pieces: `write` is called once with a sink that appends bytes.
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 void write_file_atomically(const std::filesystem::path& path, const std::function<void(const ByteSink&)>& write);
 
-/// A read-only private mapping of a whole file; the pages are the page cache's own. Writing to the bytes is allowed to the owner of
-/// the mapping only through copy-on-write (they never reach the file).
+/// A private mapping of a whole regular file; until they are written to, its pages are the page cache's own. The pages are mapped
+/// readable and writable (PROT_READ | PROT_WRITE, MAP_PRIVATE), because a tensor that wraps them cannot promise never to be written to:
+/// whoever casts the const away gets a copy of the touched page, and nothing reaches the file. An empty file maps to an empty span.
+/// A file that somebody else shortens while it is mapped kills the reader (SIGBUS); files written by us are replaced, never shortened.
 class MappedFile {
  public:
   /// Throws Error naming the file.
