@@ -33,7 +33,7 @@ class Expert {
   /// Hooks in or out; an expert starts enabled. A disabled expert leaves the backbone as if it had never been there.
   virtual void set_enabled(bool enabled) = 0;
   virtual bool enabled() const = 0;
-  /// Multiply-accumulates added per example with `tokens` rows.
+  /// Multiply-accumulates added per example with `tokens` rows, every row of every block being computed.
   virtual std::int64_t extra_macs(std::int64_t tokens) const = 0;
 
   std::int64_t parameter_count() const;

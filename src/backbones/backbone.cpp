@@ -1,0 +1,46 @@
+#include "backbones/backbone.h"
+
+#include <ATen/ATen.h>
+
+#include "core/error.h"
+
+namespace mmtune::backbones {
+
+std::string_view name_of(Modality modality) {
+  switch (modality) {
+    case Modality::text:
+      return "text";
+    case Modality::image:
+      return "image";
+    case Modality::audio:
+      return "audio";
+  }
+  MMTUNE_ASSERT(false);
+  return "";
+}
+
+std::int64_t Backbone::parameter_count() {
+  std::int64_t count = 0;
+  for (const nn::TensorSlot& slot : sites().tensors) count += slot.tensor->numel();
+  return count;
+}
+
+at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality) {
+  if (pooling == Pooling::automatic) pooling = modality == Modality::image ? Pooling::first : Pooling::mean;
+  switch (pooling) {
+    case Pooling::first:
+      return nn::first_rows(outputs.last_hidden_state, outputs.layout);
+    case Pooling::mean:
+      return nn::mean_rows(outputs.last_hidden_state, outputs.layout);
+    case Pooling::pooler:
+      if (!outputs.pooler_output.defined())
+        throw Error({.what = "the checkpoint has no pooler", .where = "pooling", .hint = "use pooling = \"first\" or \"mean\""});
+      return outputs.pooler_output;
+    case Pooling::automatic:
+      break;
+  }
+  MMTUNE_ASSERT(false);
+  return {};
+}
+
+}  // namespace mmtune::backbones

@@ -1,0 +1,214 @@
+// BERT encoders (model_type "bert", MiniLM included): post-norm blocks, absolute positions. Names as in transformers' BertModel.
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+
+#include "backbones/named_inputs.h"
+#include "backbones/registry.h"
+#include "core/error.h"
+#include "nn/layers.h"
+
+namespace mmtune::backbones {
+
+namespace {
+
+struct Shape {
+  std::int64_t width, heads, inner, layers, vocabulary, positions, types;
+  double epsilon;
+  nn::Activation activation;
+};
+
+Shape read_shape(const Config& config) {
+  Shape shape{.width = config.integer("hidden_size"),
+              .heads = config.integer("num_attention_heads"),
+              .inner = config.integer("intermediate_size"),
+              .layers = config.integer("num_hidden_layers"),
+              .vocabulary = config.integer("vocab_size"),
+              .positions = config.integer("max_position_embeddings"),
+              .types = config.integer("type_vocab_size", 2),
+              .epsilon = config.number("layer_norm_eps", 1e-12),
+              .activation = nn::activation_named(config.text("hidden_act", "gelu"), config.where())};
+  config.require("position_embedding_type", "absolute");
+  config.require("is_decoder", false);
+  config.require("add_cross_attention", false);
+  if (shape.width % shape.heads != 0)
+    throw Error({.what = "hidden_size is not a multiple of num_attention_heads", .where = config.where()});
+  return shape;
+}
+
+class Block {
+ public:
+  Block(const Shape& shape, const nn::Weights& w, std::int64_t layer)
+      : shape_(shape),
+        query_(w / "attention" / "self" / "query", shape.width, shape.width, layer),
+        key_(w / "attention" / "self" / "key", shape.width, shape.width, layer),
+        value_(w / "attention" / "self" / "value", shape.width, shape.width, layer),
+        attention_output_(w / "attention" / "output" / "dense", shape.width, shape.width, layer),
+        attention_norm_(w / "attention" / "output" / "LayerNorm", shape.width, shape.epsilon),
+        intermediate_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
+        output_(w / "output" / "dense", shape.inner, shape.width, layer),
+        norm_(w / "output" / "LayerNorm", shape.width, shape.epsilon) {
+    using Role = nn::SublayerSite::Role;
+    keys_values_ = {
+        .name = (w / "attention" / "self").path(), .heads = shape.heads, .head_width = shape.width / shape.heads, .layer = layer};
+    attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
+    feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
+    sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers};
+  }
+
+  void operator()(nn::Tokens& tokens, const nn::Context& context) const {
+    if (sequence_.hook) sequence_.hook->before_block(tokens, context);
+    const bool first_only = sequence_.last && context.read == nn::ReadRows::first;
+    const at::Tensor x = tokens.rows;
+    const nn::Layout key_layout = tokens.layout;
+    if (first_only) {
+      tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
+    }
+    tokens.rows = feed_forward(attend(tokens.rows, x, tokens.layout, key_layout, context), tokens.layout, context);
+    if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);
+  }
+
+  void list(nn::SiteTable& table) {
+    table.sequences.push_back(&sequence_);
+    for (nn::Linear* map : {&query_, &key_, &value_, &attention_output_}) map->list(table);
+    attention_norm_.list(table);
+    intermediate_.list(table);
+    output_.list(table);
+    norm_.list(table);
+    table.keys_values.push_back(&keys_values_);
+    table.sublayers.push_back(&attention_site_);
+    table.sublayers.push_back(&feed_forward_site_);
+  }
+
+ private:
+  /// `x` [Nq, D]: the rows whose output is wanted; `all` [N, D]: the rows they attend to.
+  at::Tensor attend(const at::Tensor& x, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,
+                    const nn::Context& context) const {
+    std::vector<at::Tensor> qkv;
+    if (x.is_same(all)) {
+      const nn::Linear* maps[] = {&query_, &key_, &value_};
+      qkv = nn::linear_group(x, maps, context);
+    } else {
+      const nn::Linear* maps[] = {&key_, &value_};
+      qkv = nn::linear_group(all, maps, context);
+      qkv.insert(qkv.begin(), query_(x, context));
+    }
+    std::optional<nn::KeyValueRows> prefix;
+    if (keys_values_.hook) prefix = keys_values_.hook->rows(context);
+    at::Tensor out = nn::attention(qkv[0], qkv[1], qkv[2], shape_.heads, query_layout, key_layout, prefix ? &*prefix : nullptr);
+    out = attention_site_(attention_output_(out, context), x, query_layout, context);
+    return attention_norm_(out + x);
+  }
+
+  at::Tensor feed_forward(const at::Tensor& x, const nn::Layout& layout, const nn::Context& context) const {
+    const at::Tensor inner = nn::activate(intermediate_(x, context), shape_.activation);
+    return norm_(feed_forward_site_(output_(inner, context), x, layout, context) + x);
+  }
+
+  Shape shape_;
+  nn::Linear query_, key_, value_, attention_output_;
+  nn::LayerNorm attention_norm_;
+  nn::Linear intermediate_, output_;
+  nn::LayerNorm norm_;
+  nn::KeyValueSite keys_values_;
+  nn::SublayerSite attention_site_, feed_forward_site_;
+  nn::SequenceSite sequence_;
+};
+
+class Bert final : public Backbone {
+ public:
+  Bert(const Config& config, const nn::Weights& w)
+      : shape_(read_shape(config)),
+        words_((w / "embeddings").tensor("word_embeddings.weight", {shape_.vocabulary, shape_.width})),
+        positions_((w / "embeddings").tensor("position_embeddings.weight", {shape_.positions, shape_.width})),
+        types_((w / "embeddings").tensor("token_type_embeddings.weight", {shape_.types, shape_.width})),
+        norm_(w / "embeddings" / "LayerNorm", shape_.width, shape_.epsilon) {
+    for (std::int64_t layer = 0; layer < shape_.layers; ++layer)
+      blocks_.push_back(std::make_unique<Block>(shape_, w / "encoder" / "layer" / layer, layer));
+    if (w.has("pooler.dense.weight"))
+      pooler_ = std::make_unique<nn::Linear>(w / "pooler" / "dense", shape_.width, shape_.width, shape_.layers);
+    report_ = w.finish();
+    sites_.tensors = {{"embeddings.word_embeddings.weight", &words_},
+                      {"embeddings.position_embeddings.weight", &positions_},
+                      {"embeddings.token_type_embeddings.weight", &types_}};
+    norm_.list(sites_);
+    for (auto& block : blocks_) block->list(sites_);
+    if (pooler_) pooler_->list(sites_);
+    info_ = {.architecture = "bert",
+             .modality = Modality::text,
+             .width = shape_.width,
+             .layers = shape_.layers,
+             .heads = shape_.heads,
+             .has_pooler = pooler_ != nullptr,
+             .max_length = shape_.positions};
+  }
+
+  const BackboneInfo& info() const override { return info_; }
+  nn::SiteTable& sites() override { return sites_; }
+  const nn::LoadReport& load_report() const override { return report_; }
+
+  ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
+    nn::Tokens tokens{embed(inputs), inputs.text_layout};
+    for (const auto& block : blocks_) (*block)(tokens, context);
+    ModelOutputs outputs{.last_hidden_state = tokens.rows, .layout = tokens.layout};
+    if (pooler_) outputs.pooler_output = at::tanh((*pooler_)(nn::first_rows(tokens.rows, tokens.layout), context));
+    return outputs;
+  }
+
+  TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
+    const ModelInputs rows = text_inputs(inputs, shape_.vocabulary, shape_.types, shape_.positions, shape_.width);
+    const ModelOutputs outputs = forward(rows, context);
+    TensorMap result{{"last_hidden_state", outputs.last_hidden_state.view({outputs.layout.batch(), -1, shape_.width})}};
+    if (outputs.pooler_output.defined()) result["pooler_output"] = outputs.pooler_output;
+    return result;
+  }
+
+  std::int64_t macs(std::int64_t tokens, bool read_first) const override {
+    const auto block = [this, tokens](std::int64_t queries) {
+      return 2 * (tokens + queries) * shape_.width * shape_.width + 2 * queries * tokens * shape_.width +
+             2 * queries * shape_.width * shape_.inner;
+    };
+    const std::int64_t last = block(read_first ? 1 : tokens);
+    return (shape_.layers - 1) * block(tokens) + last + (pooler_ ? shape_.width * shape_.width : 0);
+  }
+
+ private:
+  at::Tensor embed(const ModelInputs& inputs) const {
+    at::Tensor x = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : at::embedding(words_, inputs.input_ids);
+    at::Tensor positions = inputs.position_ids;
+    if (!positions.defined()) {
+      positions = at::empty({inputs.text_layout.rows()}, at::kLong);
+      auto* out = positions.data_ptr<std::int64_t>();
+      for (const std::int64_t length : inputs.text_layout.lengths()) {
+        MMTUNE_ASSERT(length <= shape_.positions);
+        std::iota(out, out + length, std::int64_t{0});
+        out += length;
+      }
+    }
+    // The order of these sums is transformers' own.
+    x = x + (inputs.token_type_ids.defined() ? at::embedding(types_, inputs.token_type_ids) : types_.select(0, 0));
+    return norm_(x + at::embedding(positions_, positions));
+  }
+
+  Shape shape_;
+  BackboneInfo info_;
+  at::Tensor words_, positions_, types_;
+  nn::LayerNorm norm_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::unique_ptr<nn::Linear> pooler_;
+  nn::SiteTable sites_;
+  nn::LoadReport report_;
+};
+
+std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {
+  return std::make_unique<Bert>(config, weights);
+}
+
+}  // namespace
+
+Architecture bert_architecture() {
+  return {"bert", {"", "bert."}, "embeddings.word_embeddings.weight", make};
+}
+
+}  // namespace mmtune::backbones

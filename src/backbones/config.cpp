@@ -1,0 +1,74 @@
+#include "backbones/config.h"
+
+#include "core/error.h"
+
+namespace mmtune::backbones {
+
+namespace {
+
+constexpr std::int64_t largest_dimension = std::int64_t{1} << 31;
+
+}  // namespace
+
+const Json* Config::find(const std::string& key) const {
+  const auto found = json_->find(key);
+  return found == json_->end() || found->is_null() ? nullptr : &*found;
+}
+
+void Config::wrong(const std::string& key, const std::string& expected) const {
+  const Json* value = find(key);
+  throw Error({.what = "config key \"" + key + "\" is " + (value ? "wrong" : "missing"),
+               .where = where_,
+               .expected = expected,
+               .got = value ? printable(value->dump(-1, ' ', false, Json::error_handler_t::replace)) : ""});
+}
+
+std::int64_t Config::integer(const std::string& key) const {
+  const Json* value = find(key);
+  if (!value || !value->is_number_integer() || value->get<std::int64_t>() < 1 || value->get<std::int64_t>() > largest_dimension)
+    wrong(key, "a positive integer");
+  return value->get<std::int64_t>();
+}
+
+std::int64_t Config::integer(const std::string& key, std::int64_t fallback) const {
+  return find(key) ? integer(key) : fallback;
+}
+
+double Config::number(const std::string& key, double fallback) const {
+  const Json* value = find(key);
+  if (!value) return fallback;
+  if (!value->is_number()) wrong(key, "a number");
+  return value->get<double>();
+}
+
+bool Config::flag(const std::string& key, bool fallback) const {
+  const Json* value = find(key);
+  if (!value) return fallback;
+  if (!value->is_boolean()) wrong(key, "true or false");
+  return value->get<bool>();
+}
+
+std::string Config::text(const std::string& key, const std::string& fallback) const {
+  const Json* value = find(key);
+  if (!value) return fallback;
+  if (!value->is_string()) wrong(key, "a string");
+  return value->get<std::string>();
+}
+
+std::pair<std::int64_t, std::int64_t> Config::size(const std::string& key) const {
+  const Json* value = find(key);
+  if (value && value->is_array() && value->size() == 2 && (*value)[0].is_number_integer() && (*value)[1].is_number_integer()) {
+    const auto height = (*value)[0].get<std::int64_t>(), width = (*value)[1].get<std::int64_t>();
+    if (height < 1 || width < 1 || height > largest_dimension || width > largest_dimension) wrong(key, "positive sizes");
+    return {height, width};
+  }
+  const std::int64_t side = integer(key);
+  return {side, side};
+}
+
+void Config::require(const std::string& key, const Json& only) const {
+  const Json* value = find(key);
+  if (value && *value != only) wrong(key, only.dump() + " (nothing else is supported)");
+}
+
+}  // namespace mmtune::backbones

@@ -1,0 +1,33 @@
+#pragma once
+// Reading config.json: typed values whose errors name the file and the key.
+
+#include <cstdint>
+#include <string>
+
+#include "core/json.h"
+
+namespace mmtune::backbones {
+
+class Config {
+ public:
+  Config(const Json& json, std::string where) : json_(&json), where_(std::move(where)) {}
+  const std::string& where() const { return where_; }
+
+  std::int64_t integer(const std::string& key) const;  ///< required, at least 1
+  std::int64_t integer(const std::string& key, std::int64_t fallback) const;
+  double number(const std::string& key, double fallback) const;
+  bool flag(const std::string& key, bool fallback) const;
+  std::string text(const std::string& key, const std::string& fallback) const;
+  /// An integer or a pair of integers [height, width].
+  std::pair<std::int64_t, std::int64_t> size(const std::string& key) const;
+  /// Throws Error when `key` is there and differs from the only value that is supported.
+  void require(const std::string& key, const Json& only) const;
+
+ private:
+  const Json* find(const std::string& key) const;
+  [[noreturn]] void wrong(const std::string& key, const std::string& expected) const;
+  const Json* json_;
+  std::string where_;
+};
+
+}  // namespace mmtune::backbones

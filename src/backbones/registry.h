@@ -1,0 +1,25 @@
+#pragma once
+// The architectures that can be opened. A new one is one file that defines its Architecture, and one line in registry.cpp.
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "backbones/config.h"
+
+namespace mmtune::backbones {
+
+struct Architecture {
+  std::string_view model_type;        ///< of config.json
+  std::vector<std::string> prefixes;  ///< under which task checkpoints keep the encoder, tried in order
+  std::string_view probe;             ///< a tensor that every checkpoint of this architecture has
+  /// Builds the model from its tensors. Called with a fresh source too.
+  std::unique_ptr<Backbone> (*make)(const Config& config, const nn::Weights& weights);
+};
+
+Architecture bert_architecture();
+Architecture vit_architecture();
+
+}  // namespace mmtune::backbones

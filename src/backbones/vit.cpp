@@ -1,0 +1,251 @@
+// Vision transformers (model_type "vit"): pre-norm blocks, class token, learned positions. Names as in transformers' ViTModel.
+
+#include <ATen/ATen.h>
+
+#include <sstream>
+
+#include "backbones/named_inputs.h"
+#include "backbones/registry.h"
+#include "core/error.h"
+#include "nn/layers.h"
+
+namespace mmtune::backbones {
+
+namespace {
+
+struct Shape {
+  std::int64_t width, heads, inner, layers, channels, height, image_width, patch_height, patch_width;
+  double epsilon;
+  bool qkv_bias;
+  nn::Activation activation;
+
+  std::int64_t patches() const { return (height / patch_height) * (image_width / patch_width); }
+  std::int64_t patch_size() const { return channels * patch_height * patch_width; }
+};
+
+Shape read_shape(const Config& config) {
+  const auto [height, width] = config.size("image_size");
+  const auto [patch_height, patch_width] = config.size("patch_size");
+  Shape shape{.width = config.integer("hidden_size"),
+              .heads = config.integer("num_attention_heads"),
+              .inner = config.integer("intermediate_size"),
+              .layers = config.integer("num_hidden_layers"),
+              .channels = config.integer("num_channels", 3),
+              .height = height,
+              .image_width = width,
+              .patch_height = patch_height,
+              .patch_width = patch_width,
+              .epsilon = config.number("layer_norm_eps", 1e-12),
+              .qkv_bias = config.flag("qkv_bias", true),
+              .activation = nn::activation_named(config.text("hidden_act", "gelu"), config.where())};
+  if (shape.width % shape.heads != 0)
+    throw Error({.what = "hidden_size is not a multiple of num_attention_heads", .where = config.where()});
+  if (shape.height < shape.patch_height || shape.image_width < shape.patch_width)
+    throw Error({.what = "patch_size is larger than image_size", .where = config.where()});
+  return shape;
+}
+
+class Block {
+ public:
+  Block(const Shape& shape, const nn::Weights& w, std::int64_t layer)
+      : shape_(shape),
+        norm_before_(w / "layernorm_before", shape.width, shape.epsilon),
+        query_(w / "attention" / "attention" / "query", shape.width, shape.width, layer, shape.qkv_bias),
+        key_(w / "attention" / "attention" / "key", shape.width, shape.width, layer, shape.qkv_bias),
+        value_(w / "attention" / "attention" / "value", shape.width, shape.width, layer, shape.qkv_bias),
+        attention_output_(w / "attention" / "output" / "dense", shape.width, shape.width, layer),
+        norm_after_(w / "layernorm_after", shape.width, shape.epsilon),
+        intermediate_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
+        output_(w / "output" / "dense", shape.inner, shape.width, layer) {
+    using Role = nn::SublayerSite::Role;
+    keys_values_ = {
+        .name = (w / "attention" / "attention").path(), .heads = shape.heads, .head_width = shape.width / shape.heads, .layer = layer};
+    attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
+    feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
+    sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers};
+  }
+
+  void operator()(nn::Tokens& tokens, const nn::Context& context) const {
+    if (sequence_.hook) sequence_.hook->before_block(tokens, context);
+    const bool first_only = sequence_.last && context.read == nn::ReadRows::first;
+    at::Tensor x = tokens.rows;
+    const nn::Layout key_layout = tokens.layout;
+    const at::Tensor all = norm_before_(x);
+    at::Tensor queries = all;
+    if (first_only) {
+      x = nn::first_rows(x, key_layout);
+      queries = nn::first_rows(all, key_layout);
+      tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
+    }
+    x = x + attention_site_(attend(queries, all, tokens.layout, key_layout, context), queries, tokens.layout, context);
+    const at::Tensor normed = norm_after_(x);
+    const at::Tensor inner = nn::activate(intermediate_(normed, context), shape_.activation);
+    tokens.rows = x + feed_forward_site_(output_(inner, context), normed, tokens.layout, context);
+    if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);
+  }
+
+  void list(nn::SiteTable& table) {
+    table.sequences.push_back(&sequence_);
+    norm_before_.list(table);
+    for (nn::Linear* map : {&query_, &key_, &value_, &attention_output_}) map->list(table);
+    norm_after_.list(table);
+    intermediate_.list(table);
+    output_.list(table);
+    table.keys_values.push_back(&keys_values_);
+    table.sublayers.push_back(&attention_site_);
+    table.sublayers.push_back(&feed_forward_site_);
+  }
+
+ private:
+  /// `queries` [Nq, D] and `all` [N, D], both normed → the output projection's rows [Nq, D].
+  at::Tensor attend(const at::Tensor& queries, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,
+                    const nn::Context& context) const {
+    std::vector<at::Tensor> qkv;
+    if (queries.is_same(all)) {
+      const nn::Linear* maps[] = {&query_, &key_, &value_};
+      qkv = nn::linear_group(all, maps, context);
+    } else {
+      const nn::Linear* maps[] = {&key_, &value_};
+      qkv = nn::linear_group(all, maps, context);
+      qkv.insert(qkv.begin(), query_(queries, context));
+    }
+    std::optional<nn::KeyValueRows> prefix;
+    if (keys_values_.hook) prefix = keys_values_.hook->rows(context);
+    return attention_output_(nn::attention(qkv[0], qkv[1], qkv[2], shape_.heads, query_layout, key_layout, prefix ? &*prefix : nullptr),
+                             context);
+  }
+
+  Shape shape_;
+  nn::LayerNorm norm_before_;
+  nn::Linear query_, key_, value_, attention_output_;
+  nn::LayerNorm norm_after_;
+  nn::Linear intermediate_, output_;
+  nn::KeyValueSite keys_values_;
+  nn::SublayerSite attention_site_, feed_forward_site_;
+  nn::SequenceSite sequence_;
+};
+
+class Vit final : public Backbone {
+ public:
+  Vit(const Config& config, const nn::Weights& w)
+      : shape_(read_shape(config)),
+        class_token_((w / "embeddings").tensor("cls_token", {1, 1, shape_.width})),
+        positions_((w / "embeddings").tensor("position_embeddings", {1, shape_.patches() + 1, shape_.width})),
+        projection_((w / "embeddings" / "patch_embeddings" / "projection")
+                        .tensor("weight", {shape_.width, shape_.channels, shape_.patch_height, shape_.patch_width})),
+        projection_bias_((w / "embeddings" / "patch_embeddings" / "projection").tensor("bias", {shape_.width}, nn::Init::zeros)),
+        norm_(w / "layernorm", shape_.width, shape_.epsilon) {
+    for (std::int64_t layer = 0; layer < shape_.layers; ++layer)
+      blocks_.push_back(std::make_unique<Block>(shape_, w / "encoder" / "layer" / layer, layer));
+    const std::int64_t pooled = config.integer("pooler_output_size", shape_.width);
+    if (w.has("pooler.dense.weight")) {
+      pooler_ = std::make_unique<nn::Linear>(w / "pooler" / "dense", shape_.width, pooled, shape_.layers);
+      pooler_activation_ = nn::activation_named(config.text("pooler_act", "tanh"), config.where());
+    }
+    report_ = w.finish();
+    sites_.inputs = {&input_};
+    sites_.tensors = {{"embeddings.cls_token", &class_token_},
+                      {"embeddings.position_embeddings", &positions_},
+                      {"embeddings.patch_embeddings.projection.weight", &projection_},
+                      {"embeddings.patch_embeddings.projection.bias", &projection_bias_}};
+    for (auto& block : blocks_) block->list(sites_);
+    norm_.list(sites_);
+    if (pooler_) pooler_->list(sites_);
+    info_ = {.architecture = "vit",
+             .modality = Modality::image,
+             .width = shape_.width,
+             .layers = shape_.layers,
+             .heads = shape_.heads,
+             .has_pooler = pooler_ != nullptr,
+             .max_length = shape_.patches() + 1,
+             .image_height = shape_.height,
+             .image_width = shape_.image_width,
+             .image_channels = shape_.channels};
+  }
+
+  const BackboneInfo& info() const override { return info_; }
+  nn::SiteTable& sites() override { return sites_; }
+  const nn::LoadReport& load_report() const override { return report_; }
+
+  ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
+    nn::Tokens tokens = embed(inputs.pixel_values, context);
+    for (const auto& block : blocks_) (*block)(tokens, context);
+    ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
+    if (pooler_)
+      outputs.pooler_output =
+          nn::activate((*pooler_)(nn::first_rows(outputs.last_hidden_state, tokens.layout), context), pooler_activation_);
+    return outputs;
+  }
+
+  TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
+    refuse_unknown_inputs(inputs, {"pixel_values"});
+    const at::Tensor pixels = optional_input(inputs, "pixel_values", 4);
+    if (!pixels.defined()) throw Error({.what = "input is missing", .where = "pixel_values"});
+    if (pixels.scalar_type() != at::kFloat)
+      throw Error(
+          {.what = "input has the wrong dtype", .where = "pixel_values", .expected = "float32", .got = at::toString(pixels.scalar_type())});
+    if (pixels.size(1) != shape_.channels || pixels.size(2) != shape_.height || pixels.size(3) != shape_.image_width) {
+      std::ostringstream got;
+      got << pixels.sizes();
+      throw Error({.what = "input has the wrong shape",
+                   .where = "pixel_values",
+                   .expected = "[B, " + std::to_string(shape_.channels) + ", " + std::to_string(shape_.height) + ", " +
+                               std::to_string(shape_.image_width) + "]",
+                   .got = got.str()});
+    }
+    ModelInputs batch;
+    batch.pixel_values = pixels;
+    const ModelOutputs outputs = forward(batch, context);
+    TensorMap result{{"last_hidden_state", outputs.last_hidden_state.view({outputs.layout.batch(), -1, shape_.width})}};
+    if (outputs.pooler_output.defined()) result["pooler_output"] = outputs.pooler_output;
+    return result;
+  }
+
+  std::int64_t macs(std::int64_t tokens, bool read_first) const override {
+    const auto block = [this, tokens](std::int64_t queries) {
+      return 2 * (tokens + queries) * shape_.width * shape_.width + 2 * queries * tokens * shape_.width +
+             2 * queries * shape_.width * shape_.inner;
+    };
+    const std::int64_t pooled = pooler_ ? pooler_->site().in * pooler_->site().out : 0;
+    return shape_.patches() * shape_.patch_size() * shape_.width + (shape_.layers - 1) * block(tokens) + block(read_first ? 1 : tokens) +
+           pooled;
+  }
+
+ private:
+  /// The stride equals the kernel, so the convolution is one matrix product over patches.
+  nn::Tokens embed(at::Tensor pixels, const nn::Context& context) const {
+    if (input_.hook) pixels = input_.hook->apply(pixels, context);
+    const std::int64_t batch = pixels.size(0), down = shape_.height / shape_.patch_height, across = shape_.image_width / shape_.patch_width;
+    const at::Tensor patches = pixels.slice(2, 0, down * shape_.patch_height)
+                                   .slice(3, 0, across * shape_.patch_width)
+                                   .reshape({batch, shape_.channels, down, shape_.patch_height, across, shape_.patch_width})
+                                   .permute({0, 2, 4, 1, 3, 5})
+                                   .reshape({batch, shape_.patches(), shape_.patch_size()});
+    const at::Tensor embedded = at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_);
+    const at::Tensor x = at::cat({class_token_.expand({batch, 1, shape_.width}), embedded}, 1) + positions_;
+    return {x.view({-1, shape_.width}), nn::Layout::uniform(batch, shape_.patches() + 1)};
+  }
+
+  Shape shape_;
+  BackboneInfo info_;
+  nn::InputSite input_{.name = "pixel_values"};
+  at::Tensor class_token_, positions_, projection_, projection_bias_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  nn::LayerNorm norm_;
+  std::unique_ptr<nn::Linear> pooler_;
+  nn::Activation pooler_activation_ = nn::Activation::tanh;
+  nn::SiteTable sites_;
+  nn::LoadReport report_;
+};
+
+std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {
+  return std::make_unique<Vit>(config, weights);
+}
+
+}  // namespace
+
+Architecture vit_architecture() {
+  return {"vit", {"", "vit."}, "embeddings.cls_token", make};
+}
+
+}  // namespace mmtune::backbones

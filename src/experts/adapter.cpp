@@ -1,0 +1,140 @@
+// Bottleneck adapters on sublayer outputs: u + Up(act(Down(u))). Houlsby et al. 2019 (arXiv 1902.00751): after attention and after the
+// feed-forward; Pfeiffer et al. 2021 (arXiv 2005.00247): after the feed-forward only. Both sit before the sublayer's residual.
+
+#include <ATen/ATen.h>
+
+#include "experts/kinds.h"
+#include "nn/layers.h"
+
+namespace mmtune::experts {
+
+namespace {
+
+enum class Variant { houlsby, pfeiffer };
+
+struct Options {
+  Variant variant = Variant::houlsby;
+  std::int64_t bottleneck = 64;
+  std::string activation = "relu";
+  double dropout = 0.0;
+  double init_std = 0.02;
+};
+
+class Bottleneck final : public nn::SublayerHook {
+ public:
+  Bottleneck(const Options& options, std::int64_t width, at::Generator& generator)
+      : dropout_(options.dropout),
+        activation_(nn::activation_named(options.activation, "expert.activation")),
+        down_weight_(normal_leaf({options.bottleneck, width}, options.init_std, generator)),
+        down_bias_(leaf(at::zeros({options.bottleneck}))),
+        up_weight_(leaf(at::zeros({width, options.bottleneck}))),
+        up_bias_(leaf(at::zeros({width}))) {}
+
+  at::Tensor apply(const at::Tensor& output, const at::Tensor&, const nn::Layout&, const nn::Context& context) override {
+    const at::Tensor hidden = nn::dropout(nn::activate(at::linear(output, down_weight_, down_bias_), activation_), dropout_, context);
+    return output + at::linear(hidden, up_weight_, up_bias_);
+  }
+
+  void list(const std::string& site, std::vector<nn::NamedTensor>& named) const {
+    named.push_back({site + ".adapter.down_proj.weight", down_weight_});
+    named.push_back({site + ".adapter.down_proj.bias", down_bias_});
+    named.push_back({site + ".adapter.up_proj.weight", up_weight_});
+    named.push_back({site + ".adapter.up_proj.bias", up_bias_});
+  }
+
+ private:
+  double dropout_;
+  nn::Activation activation_;
+  at::Tensor down_weight_, down_bias_, up_weight_, up_bias_;
+};
+
+class Adapter final : public Expert {
+ public:
+  Adapter(const Options& options, std::vector<nn::SublayerSite*> sites, at::Generator& generator)
+      : options_(options), sites_(std::move(sites)) {
+    for (const nn::SublayerSite* site : sites_) hooks_.push_back(std::make_unique<Bottleneck>(options_, site->width, generator));
+    set_enabled(true);
+  }
+  ~Adapter() override { set_enabled(false); }
+
+  std::string_view kind() const override { return "adapter"; }
+  std::vector<nn::NamedTensor> tensors() const override {
+    std::vector<nn::NamedTensor> named;
+    for (std::size_t i = 0; i < sites_.size(); ++i) hooks_[i]->list(sites_[i]->name, named);
+    return named;
+  }
+  Json config() const override {
+    return {{"peft_type", "MMTUNE_ADAPTER"},
+            {"variant", options_.variant == Variant::houlsby ? "houlsby" : "pfeiffer"},
+            {"bottleneck", options_.bottleneck},
+            {"activation", options_.activation},
+            {"dropout", options_.dropout}};
+  }
+  void set_enabled(bool enabled) override {
+    if (enabled == enabled_) return;
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      if (enabled) {
+        sites_[i]->hooks.push_back(hooks_[i].get());
+      } else {
+        std::erase(sites_[i]->hooks, hooks_[i].get());
+      }
+    }
+    enabled_ = enabled;
+  }
+  bool enabled() const override { return enabled_; }
+  std::int64_t extra_macs(std::int64_t tokens) const override {
+    std::int64_t macs = 0;
+    for (const nn::SublayerSite* site : sites_) macs += 2 * tokens * options_.bottleneck * site->width;
+    return macs;
+  }
+
+ private:
+  Options options_;
+  std::vector<nn::SublayerSite*> sites_;
+  std::vector<std::unique_ptr<Bottleneck>> hooks_;
+  bool enabled_ = false;
+};
+
+class Recipe final : public ExpertRecipe {
+ public:
+  std::string_view kind() const override { return "adapter"; }
+  void declare(OptionVisitor& v) override {
+    v.choice("variant", options_.variant,
+             {{"houlsby", Variant::houlsby, "after attention and after the feed-forward"},
+              {"pfeiffer", Variant::pfeiffer, "after the feed-forward only"}},
+             {.help = "where adapters stand in a block"});
+    v.field("bottleneck", options_.bottleneck, {.help = "width of the bottleneck", .min = 1, .max = 65536});
+    v.field("activation", options_.activation,
+            {.help = "between the two projections", .choices = {"relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh"}});
+    v.field("dropout", options_.dropout, {.help = "dropout behind the activation while training", .min = 0, .below = 1});
+    v.field("init_std", options_.init_std,
+            {.help = "standard deviation of the down projection's start; the up projection starts at zero", .above = 0});
+  }
+  void read_config(const Json& config, const std::string& where) override {
+    std::string variant = "houlsby";
+    read(config, where, "variant", variant);
+    if (variant != "houlsby" && variant != "pfeiffer")
+      throw Error({.what = "adapter variant is unknown", .where = where, .expected = "houlsby or pfeiffer", .got = printable(variant)});
+    options_.variant = variant == "houlsby" ? Variant::houlsby : Variant::pfeiffer;
+    read(config, where, "bottleneck", options_.bottleneck);
+    read(config, where, "activation", options_.activation);
+    read(config, where, "dropout", options_.dropout);
+  }
+  std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
+    std::vector<nn::SublayerSite*> sites;
+    for (nn::SublayerSite* site : backbone.sites().sublayers)
+      if (options_.variant == Variant::houlsby || site->role == nn::SublayerSite::Role::feed_forward) sites.push_back(site);
+    return std::make_unique<Adapter>(options_, std::move(sites), generator);
+  }
+
+ private:
+  Options options_;
+};
+
+}  // namespace
+
+std::unique_ptr<ExpertRecipe> adapter_recipe() {
+  return std::make_unique<Recipe>();
+}
+
+}  // namespace mmtune::experts

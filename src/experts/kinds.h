@@ -1,0 +1,61 @@
+#pragma once
+// The kinds of experts. A new one is one file that defines its recipe, and one line in expert.cpp.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "experts/expert.h"
+
+namespace mmtune::experts {
+
+std::unique_ptr<ExpertRecipe> full_recipe();
+std::unique_ptr<ExpertRecipe> linear_recipe();
+std::unique_ptr<ExpertRecipe> bitfit_recipe();
+std::unique_ptr<ExpertRecipe> lora_recipe();
+std::unique_ptr<ExpertRecipe> adapter_recipe();
+std::unique_ptr<ExpertRecipe> prefix_recipe();
+std::unique_ptr<ExpertRecipe> prompt_recipe();
+
+/// A trainable leaf holding a copy of `values`.
+at::Tensor leaf(const at::Tensor& values);
+/// A trainable leaf drawn from normal(0, std), or zeros where std is 0.
+at::Tensor normal_leaf(at::IntArrayRef shape, double std, at::Generator& generator);
+
+/// The sites whose names one of `patterns` chooses, in the backbone's order. Throws Error naming a pattern that chooses nothing and the
+/// nearest names; `what` tells the kind of site in the message.
+template <class Site>
+std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what);
+
+/// Throws the Error of chosen() for a pattern that matches none of `names`.
+[[noreturn]] void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what);
+
+/// Reads `key` of adapter_config.json into `value`; keeps it when the key is absent. Throws Error naming file and key on a wrong type.
+void read(const Json& config, const std::string& where, const std::string& key, std::int64_t& value);
+void read(const Json& config, const std::string& where, const std::string& key, double& value);
+void read(const Json& config, const std::string& where, const std::string& key, bool& value);
+void read(const Json& config, const std::string& where, const std::string& key, std::string& value);
+void read(const Json& config, const std::string& where, const std::string& key, std::vector<std::string>& value);
+
+template <class Site>
+std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what) {
+  std::vector<bool> taken(sites.size(), false);
+  for (const std::string& pattern : patterns) {
+    bool any = false;
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      if (!nn::matches(sites[i]->name, pattern)) continue;
+      taken[i] = any = true;
+    }
+    if (any) continue;
+    std::vector<std::string> names;
+    for (const Site* site : sites) names.push_back(site->name);
+    nothing_chosen(pattern, names, what);
+  }
+  std::vector<Site*> result;
+  for (std::size_t i = 0; i < sites.size(); ++i)
+    if (taken[i]) result.push_back(sites[i]);
+  return result;
+}
+
+}  // namespace mmtune::experts

@@ -1,0 +1,122 @@
+// LoRA (Hu et al. 2021, arXiv 2106.09685): y += (alpha / r) · dropout(x) Aᵀ Bᵀ beside a frozen linear map; rsLoRA scales by alpha / √r
+// (Kalajdzievski 2023, arXiv 2312.03732). Tensor names and configuration keys are PEFT's.
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "experts/kinds.h"
+
+namespace mmtune::experts {
+
+namespace {
+
+struct Options {
+  std::int64_t rank = 8;
+  double alpha = 16;
+  bool rslora = false;
+  double dropout = 0.0;
+  std::vector<std::string> targets = {"query", "value"};
+
+  double scale() const { return alpha / (rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank)); }
+};
+
+class Lora final : public Expert {
+ public:
+  Lora(const Options& options, std::vector<nn::WeightSite*> sites, at::Generator& generator) : options_(options), sites_(std::move(sites)) {
+    for (const nn::WeightSite* site : sites_) {
+      // Kaiming-uniform with a = √5, as nn.Linear and PEFT: U(±1/√in).
+      const double bound = 1.0 / std::sqrt(static_cast<double>(site->in));
+      const at::Tensor a = leaf(at::empty({options_.rank, site->in}).uniform_(-bound, bound, generator));
+      const at::Tensor b = leaf(at::zeros({site->out, options_.rank}));
+      terms_.push_back(std::make_unique<nn::LowRank>(nn::LowRank{a, b, options_.scale(), options_.dropout}));
+    }
+    set_enabled(true);
+  }
+  ~Lora() override { set_enabled(false); }
+
+  std::string_view kind() const override { return "lora"; }
+
+  std::vector<nn::NamedTensor> tensors() const override {
+    std::vector<nn::NamedTensor> named;
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      named.push_back({sites_[i]->name + ".lora_A.weight", terms_[i]->a});
+      named.push_back({sites_[i]->name + ".lora_B.weight", terms_[i]->b});
+    }
+    return named;
+  }
+
+  Json config() const override {
+    return {{"peft_type", "LORA"},
+            {"r", options_.rank},
+            {"lora_alpha", options_.alpha},
+            {"use_rslora", options_.rslora},
+            {"lora_dropout", options_.dropout},
+            {"target_modules", options_.targets},
+            {"bias", "none"},
+            {"fan_in_fan_out", false},
+            {"inference_mode", true}};
+  }
+
+  void set_enabled(bool enabled) override {
+    if (enabled == enabled_) return;
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      if (enabled) {
+        sites_[i]->low_rank.push_back(terms_[i].get());
+      } else {
+        std::erase(sites_[i]->low_rank, terms_[i].get());
+      }
+    }
+    enabled_ = enabled;
+  }
+  bool enabled() const override { return enabled_; }
+
+  std::int64_t extra_macs(std::int64_t tokens) const override {
+    std::int64_t macs = 0;
+    for (const nn::WeightSite* site : sites_) macs += tokens * options_.rank * (site->in + site->out);
+    return macs;
+  }
+
+ private:
+  Options options_;
+  std::vector<nn::WeightSite*> sites_;
+  std::vector<std::unique_ptr<nn::LowRank>> terms_;
+  bool enabled_ = false;
+};
+
+class Recipe final : public ExpertRecipe {
+ public:
+  std::string_view kind() const override { return "lora"; }
+
+  void declare(OptionVisitor& v) override {
+    v.field("rank", options_.rank, {.help = "rank r of the update", .min = 1, .max = 4096});
+    v.field("alpha", options_.alpha, {.help = "the update is multiplied by alpha / rank", .above = 0});
+    v.field("rslora", options_.rslora, {.help = "multiply by alpha / sqrt(rank) instead (rank-stabilised LoRA)"});
+    v.field("dropout", options_.dropout, {.help = "dropout on the update's input while training", .min = 0, .below = 1});
+    v.field("targets", options_.targets,
+            {.help = "linear maps that get an update: names, endings of names, or patterns with *", .min_items = 1});
+  }
+
+  void read_config(const Json& config, const std::string& where) override {
+    read(config, where, "r", options_.rank);
+    read(config, where, "lora_alpha", options_.alpha);
+    read(config, where, "use_rslora", options_.rslora);
+    read(config, where, "lora_dropout", options_.dropout);
+    read(config, where, "target_modules", options_.targets);
+  }
+
+  std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
+    return std::make_unique<Lora>(options_, chosen(backbone.sites().weights, options_.targets, "linear map"), generator);
+  }
+
+ private:
+  Options options_;
+};
+
+}  // namespace
+
+std::unique_ptr<ExpertRecipe> lora_recipe() {
+  return std::make_unique<Recipe>();
+}
+
+}  // namespace mmtune::experts

@@ -1,0 +1,142 @@
+// Linear maps with a frozen-weight fast path: one autograd node for all maps of an input, which keeps the input only where a low-rank
+// term needs it and accumulates one input gradient in place.
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/error.h"
+#include "nn/layers.h"
+
+namespace mmtune::nn {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// What a group computes beyond its differentiable inputs: the frozen maps, and to which of them each low-rank term belongs.
+struct Plan {
+  std::vector<at::Tensor> weights;
+  std::vector<at::Tensor> biases;
+  std::vector<std::int64_t> term_map;
+  std::vector<double> term_scale;
+};
+
+/// Differentiable inputs: x [N, in], then A_j [r_j, in] and B_j [out, r_j] of every term. The frozen weights are no inputs of the node.
+class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
+ public:
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList factors, const Plan& plan) {
+    variable_list outputs;
+    outputs.reserve(plan.weights.size());
+    for (std::size_t i = 0; i < plan.weights.size(); ++i) outputs.push_back(at::linear(x, plan.weights[i], plan.biases[i]));
+    variable_list saved;
+    for (std::size_t j = 0; j < plan.term_map.size(); ++j) {
+      const at::Tensor h = x.mm(factors[2 * j].t());
+      outputs[static_cast<std::size_t>(plan.term_map[j])].addmm_(h, factors[2 * j + 1].t(), 1.0, plan.term_scale[j]);
+      saved.insert(saved.end(), {factors[2 * j], factors[2 * j + 1], h});
+    }
+    if (!plan.term_map.empty()) saved.push_back(x);
+    context->save_for_backward(saved);
+    context->saved_data["weights"] = plan.weights;
+    context->saved_data["scales"] = plan.term_scale;
+    context->saved_data["maps"] = plan.term_map;
+    context->set_materialize_grads(false);
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const auto weights = context->saved_data["weights"].toTensorVector();
+    const auto scales = context->saved_data["scales"].toDoubleVector();
+    const auto maps = context->saved_data["maps"].toIntVector();
+    const bool need_input = context->needs_input_grad(0);
+    at::Tensor dx;
+    const auto accumulate = [&dx](const at::Tensor& left, const at::Tensor& right) {
+      if (dx.defined()) {
+        dx.addmm_(left, right);
+      } else {
+        dx = left.mm(right);
+      }
+    };
+    if (need_input)
+      for (std::size_t i = 0; i < weights.size(); ++i)
+        if (gradients[i].defined()) accumulate(gradients[i], weights[i]);
+    variable_list result(2 + 2 * scales.size());  // x, the factors, and the plan, which has no gradient
+    for (std::size_t j = 0; j < scales.size(); ++j) {
+      const at::Tensor& dy = gradients[static_cast<std::size_t>(maps[j])];
+      if (!dy.defined()) continue;
+      const at::Tensor &a = saved[3 * j], &b = saved[3 * j + 1], &h = saved[3 * j + 2], &x = saved.back();
+      const at::Tensor g = dy.mm(b).mul_(scales[j]);
+      result[1 + 2 * j] = g.t().mm(x);
+      result[2 + 2 * j] = dy.t().mm(h).mul_(scales[j]);
+      if (need_input) accumulate(g, a);
+    }
+    result[0] = dx;
+    return result;
+  }
+};
+
+bool plain_path(const WeightSite& site, const Context& context) {
+  if (site.weight.requires_grad() || (site.bias.defined() && site.bias.requires_grad())) return true;
+  for (const LowRank* term : site.low_rank)
+    if (context.training && term->dropout > 0.0) return true;
+  return false;
+}
+
+at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& context) {
+  at::Tensor y = at::linear(x, site.weight, site.bias);
+  for (const LowRank* term : site.low_rank) {
+    const at::Tensor h = at::linear(dropout(x, term->dropout, context), term->a);
+    y = y + at::linear(h, term->b) * term->scale;
+  }
+  return y;
+}
+
+}  // namespace
+
+Linear::Linear(const Weights& weights, std::int64_t in, std::int64_t out, std::int64_t layer, bool bias) {
+  site_.name = weights.path();
+  site_.in = in;
+  site_.out = out;
+  site_.layer = layer;
+  site_.weight = weights.tensor("weight", {out, in});
+  if (bias) site_.bias = weights.tensor("bias", {out}, Init::zeros);
+}
+
+void Linear::list(SiteTable& table) {
+  table.weights.push_back(&site_);
+  table.tensors.push_back({site_.name + ".weight", &site_.weight});
+  if (site_.bias.defined()) table.tensors.push_back({site_.name + ".bias", &site_.bias});
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x, const Context& context) const {
+  const Linear* const self = this;
+  return linear_group(x, {&self, 1}, context).front();
+}
+
+std::vector<at::Tensor> linear_group(const at::Tensor& x, std::span<const Linear* const> maps, const Context& context) {
+  MMTUNE_ASSERT(x.dim() == 2);
+  bool any_plain = false;
+  for (const Linear* map : maps) any_plain = any_plain || plain_path(map->site(), context);
+  if (any_plain) {
+    std::vector<at::Tensor> outputs;
+    for (const Linear* map : maps) outputs.push_back(plain(x, map->site(), context));
+    return outputs;
+  }
+  std::vector<at::Tensor> factors;
+  Plan plan;
+  for (std::size_t i = 0; i < maps.size(); ++i) {
+    const WeightSite& site = maps[i]->site();
+    plan.weights.push_back(site.weight);
+    plan.biases.push_back(site.bias);
+    for (const LowRank* term : site.low_rank) {
+      factors.push_back(term->a);
+      factors.push_back(term->b);
+      plan.term_map.push_back(static_cast<std::int64_t>(i));
+      plan.term_scale.push_back(term->scale);
+    }
+  }
+  return FrozenGroup::apply(x, at::TensorList(factors), plan);
+}
+
+}  // namespace mmtune::nn

@@ -1,0 +1,194 @@
+#include "nn/weights.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <set>
+
+#include "core/error.h"
+#include "core/hash.h"
+
+namespace mmtune::nn {
+
+namespace {
+
+at::ScalarType scalar_type(io::DType dtype, const std::string& name) {
+  switch (dtype) {
+    case io::DType::f64:
+      return at::kDouble;
+    case io::DType::f32:
+      return at::kFloat;
+    case io::DType::f16:
+      return at::kHalf;
+    case io::DType::bf16:
+      return at::kBFloat16;
+    case io::DType::i64:
+      return at::kLong;
+    case io::DType::i32:
+      return at::kInt;
+    case io::DType::i16:
+      return at::kShort;
+    case io::DType::i8:
+      return at::kChar;
+    case io::DType::u8:
+      return at::kByte;
+    case io::DType::boolean:
+      return at::kBool;
+    default:
+      throw Error({.what = "tensor dtype " + std::string(io::name_of(dtype)) + " cannot be used by a model", .where = name});
+  }
+}
+
+io::DType io_type(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return io::DType::f64;
+    case at::kFloat:
+      return io::DType::f32;
+    case at::kHalf:
+      return io::DType::f16;
+    case at::kBFloat16:
+      return io::DType::bf16;
+    case at::kLong:
+      return io::DType::i64;
+    case at::kInt:
+      return io::DType::i32;
+    case at::kShort:
+      return io::DType::i16;
+    case at::kChar:
+      return io::DType::i8;
+    case at::kByte:
+      return io::DType::u8;
+    case at::kBool:
+      return io::DType::boolean;
+    default:
+      MMTUNE_ASSERT(false);
+      return io::DType::f32;
+  }
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  constexpr std::size_t most = 8;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), most); ++i) text += (i ? ", " : "") + names[i];
+  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
+  return text;
+}
+
+}  // namespace
+
+at::Tensor to_tensor_exact(const io::TensorEntry& entry) {
+  at::Tensor tensor = at::empty(entry.shape, scalar_type(entry.dtype, entry.name));
+  if (!entry.data.empty()) std::memcpy(tensor.data_ptr(), entry.data.data(), entry.data.size());
+  return tensor;
+}
+
+at::Tensor to_tensor(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping) {
+  const bool aligned = reinterpret_cast<std::uintptr_t>(entry.data.data()) % alignof(float) == 0;
+  if (entry.dtype != io::DType::f32 || !aligned || !mapping || entry.data.empty()) return to_tensor_exact(entry).to(at::kFloat);
+  // The pages are private to this process; nothing of ours writes to a frozen weight.
+  void* bytes = const_cast<std::byte*>(entry.data.data());
+  return at::from_blob(
+      bytes, entry.shape, [mapping](void*) {}, at::TensorOptions().dtype(at::kFloat));
+}
+
+io::TensorEntry to_entry(const std::string& name, const at::Tensor& tensor) {
+  MMTUNE_ASSERT(tensor.is_contiguous() && tensor.device().is_cpu());
+  const auto* bytes = static_cast<const std::byte*>(tensor.const_data_ptr());
+  return {name, io_type(tensor.scalar_type()), tensor.sizes().vec(), {bytes, tensor.nbytes()}};
+}
+
+struct Weights::State {
+  std::optional<io::Checkpoint> checkpoint;
+  std::string prefix;
+  std::uint64_t seed = 0;
+  std::uint64_t drawn = 0;
+  double std = 0.02;
+  std::set<std::string> used;
+  std::vector<std::string> missing, misshapen;
+};
+
+Weights Weights::of(const io::Checkpoint& checkpoint, const std::vector<std::string>& prefixes, std::string_view probe) {
+  auto state = std::make_shared<State>();
+  state->checkpoint = checkpoint;
+  for (const std::string& prefix : prefixes) {
+    if (!checkpoint.find(prefix + std::string(probe))) continue;
+    state->prefix = prefix;
+    break;
+  }
+  return {state, ""};
+}
+
+Weights Weights::fresh(std::uint64_t seed, double std) {
+  auto state = std::make_shared<State>();
+  state->seed = seed;
+  state->std = std;
+  return {state, ""};
+}
+
+Weights Weights::operator/(std::string_view name) const {
+  return {state_, path_.empty() ? std::string(name) : path_ + "." + std::string(name)};
+}
+
+Weights Weights::operator/(std::int64_t index) const {
+  return *this / std::to_string(index);
+}
+
+bool Weights::has(std::string_view name) const {
+  return !state_->checkpoint || state_->checkpoint->find(state_->prefix + (*this / name).path_) != nullptr;
+}
+
+at::Tensor Weights::tensor(std::string_view name, at::IntArrayRef shape, Init init) const {
+  const std::string full = state_->prefix + (*this / name).path_;
+  if (!state_->checkpoint) {
+    if (init == Init::zeros) return at::zeros(shape);
+    if (init == Init::ones) return at::ones(shape);
+    at::Generator generator = at::detail::createCPUGenerator(mix_seed(state_->seed, state_->drawn++));
+    // Truncated at two standard deviations, as transformers initialises ViT and BERT-type encoders closely enough.
+    return at::empty(shape).normal_(0.0, state_->std, generator).clamp_(-2 * state_->std, 2 * state_->std);
+  }
+  const io::TensorEntry* entry = state_->checkpoint->find(full);
+  if (!entry) {
+    state_->missing.push_back(full);
+    return at::empty(shape);
+  }
+  if (at::IntArrayRef(entry->shape) != shape) {
+    state_->misshapen.push_back(full + " (expected " + shape_text(shape) + ", got " + shape_text(entry->shape) + ")");
+    return at::empty(shape);
+  }
+  state_->used.insert(full);
+  return to_tensor(*entry, state_->checkpoint->mapping_of(*entry));
+}
+
+LoadReport Weights::finish() const {
+  LoadReport report;
+  if (!state_->checkpoint) return report;
+  report.used.assign(state_->used.begin(), state_->used.end());
+  for (const io::TensorEntry* entry : state_->checkpoint->tensors())
+    if (!state_->used.contains(entry->name)) report.unused.push_back(entry->name);
+  report.missing = state_->missing;
+  report.misshapen = state_->misshapen;
+  if (report.missing.empty() && report.misshapen.empty()) return report;
+  std::string what;
+  if (!report.missing.empty()) what = std::to_string(report.missing.size()) + " missing: " + listed(report.missing);
+  if (!report.misshapen.empty())
+    what += (what.empty() ? "" : "; ") + std::to_string(report.misshapen.size()) + " misshapen: " + listed(report.misshapen);
+  if (!report.unused.empty()) what += "; unused in the file: " + listed(report.unused);
+  throw Error({.what = "the checkpoint's tensors do not fit its config.json: " + what, .where = state_->checkpoint->folder().string()});
+}
+
+std::string LoadReport::summary() const {
+  return std::to_string(used.size()) + " tensors used, " + std::to_string(unused.size()) + " unused" +
+         (unused.empty() ? "" : " (" + listed(unused) + ")");
+}
+
+}  // namespace mmtune::nn
