@@ -56,8 +56,8 @@ class ExpertRecipe {
 std::unique_ptr<ExpertRecipe> expert_recipe(std::string_view kind);
 std::vector<std::string> known_kinds();
 
-/// Writes adapter_config.json and adapter_model.safetensors into `folder` (created), atomically. `metadata` goes into the config's "mmtune"
-/// object.
+/// Writes adapter_config.json and adapter_model.safetensors into `folder` (created), each atomically. `metadata` (backbone identity,
+/// recipe, data fingerprint, metric, version) is kept as JSON text under "mmtune" in the tensors' file, so that the two cannot part.
 void save_expert(const Expert& expert, const std::filesystem::path& folder, const Json& metadata);
 
 /// Builds the expert that `folder` describes on `backbone` and fills its tensors. Strict: every key of the file is used and every tensor of
