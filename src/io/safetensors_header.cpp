@@ -143,7 +143,7 @@ class HeaderEvents : public nlohmann::json_sax<Json> {
   }
 
   bool key(string_t& name) override {
-    if (place_ == Place::top) return top_key(std::move(name));
+    if (place_ == Place::top) return top_key(name);
     if (place_ == Place::metadata) {
       if (header_.metadata.contains(name)) mistake("the metadata key '" + printable(name) + "' is there twice");
       metadata_key_ = std::move(name);
@@ -169,8 +169,8 @@ class HeaderEvents : public nlohmann::json_sax<Json> {
     throw Error({.what = whose + what, .where = where_, .expected = expected, .got = got});
   }
 
-  bool top_key(std::string name) {
-    in_metadata_ = name == "__metadata__";
+  bool top_key(string_t& name) {
+    in_metadata_ = std::string_view(name) == "__metadata__";
     in_tensor_ = !in_metadata_;
     if (in_metadata_) {
       if (metadata_seen_) mistake("'__metadata__' is there twice");

@@ -32,11 +32,12 @@ std::string on_terminal(const std::function<void()>& action, unsigned short colu
   action();
   ::dup2(saved, STDERR_FILENO);
   ::close(saved);
-  std::array<char, 65536> buffer;
-  const ssize_t got = ::read(ours, buffer.data(), buffer.size());
   ::close(theirs);
+  std::string text;
+  std::array<char, 4096> buffer;
+  for (ssize_t got = 0; (got = ::read(ours, buffer.data(), buffer.size())) > 0;) text.append(buffer.data(), static_cast<std::size_t>(got));
   ::close(ours);
-  return {buffer.data(), static_cast<std::size_t>(got > 0 ? got : 0)};
+  return text;
 }
 
 TEST(Log, LinesGoToStderr) {
