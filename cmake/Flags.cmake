@@ -7,13 +7,8 @@ if(MMTUNE_HAS_X86_64_V3)
   # Any machine of the last ten years; never -march=native, so that a build runs elsewhere.
   target_compile_options(mmtune_flags INTERFACE -march=x86-64-v3)
 endif()
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  # The fused multiply-adds that -ffp-contract=fast inserts would make results depend on the compiler.
-  target_compile_options(mmtune_flags INTERFACE -ffp-contract=off)
-  target_compile_options(mmtune_flags INTERFACE -Wno-missing-field-initializers)
-else()
-  target_compile_options(mmtune_flags INTERFACE -Wno-missing-field-initializers)
-endif()
+# The fused multiply-adds that compilers insert by themselves would make results depend on the compiler.
+target_compile_options(mmtune_flags INTERFACE -ffp-contract=off -Wno-missing-field-initializers)
 if(MMTUNE_SANITIZE)
   target_compile_options(mmtune_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   target_link_options(mmtune_flags INTERFACE -fsanitize=address,undefined)

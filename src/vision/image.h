@@ -1,5 +1,5 @@
 #pragma once
-// Decoded pictures, and the decoders (JPEG, PNG, WebP) that make them from bytes.
+// Decoded pictures, the decoders (JPEG, PNG, WebP) that make them from bytes, and the geometry that image processors need.
 
 #include <cstddef>
 #include <cstdint>
@@ -17,17 +17,27 @@ struct Image {
 };
 
 struct DecodeLimits {
-  std::int64_t max_pixels = 178'956'970;  ///< the bound above which Pillow speaks of a decompression bomb, twice its warning
+  std::int64_t max_pixels = 178'956'970;  ///< above this Pillow refuses a picture as a decompression bomb (twice its warning)
 };
 
-/// Decodes to RGB exactly as PIL's `ImageOps.exif_transpose(Image.open(f)).convert("RGB")` does: palettes, 16-bit, grey, alpha (dropped)
-/// and 1-bit PNG, grey and CMYK JPEG, lossy and lossless WebP (first frame). The format is told by the content. `where` names the file in
-/// errors. Throws Error on unknown formats, damage or truncation, and on a declared size over the limits (before any allocation).
+/// Decodes to RGB exactly as PIL's `ImageOps.exif_transpose(Image.open(f)).convert("RGB")` does: palettes, 16-bit (colour keeps the high
+/// byte, grey is clipped to 255), grey, alpha (dropped, not composited) and 1-bit PNG, grey and CMYK JPEG, lossy and lossless WebP; of an
+/// animation the first frame. The format is told by the content. `where` names the file in errors. Throws Error on unknown formats, damage
+/// or truncation, and on a declared size over the limits (before any allocation). Damage inside a JPEG's entropy-coded data that libjpeg
+/// only warns of is accepted, as Pillow does; a PNG must be whole up to its IEND, which is stricter than Pillow.
 Image decode_image(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits = {});
 
-enum class Filter { nearest, bilinear, bicubic, lanczos, box };
+/// Pillow's filters. nearest takes one source pixel; the others are antialiased: stretched by the scale when the picture shrinks.
+enum class Filter { nearest, bilinear, bicubic, lanczos, box, hamming };
 
-/// Pillow's antialiased `Image.resize((width, height), filter)` on 8-bit pixels, bit for bit.
+/// Pillow's `Image.resize((width, height), filter)` on 8-bit pixels, bit for bit: a horizontal pass, then a vertical one, each in fixed
+/// point with 22 fractional bits, rounded and clipped to 8 bits. width and height are positive, and so are the picture's.
 Image resize(const Image& image, std::int64_t width, std::int64_t height, Filter filter);
+
+/// The rectangle of `width` x `height` pixels whose upper left corner is (x, y); it must lie inside the picture.
+Image crop(const Image& image, std::int64_t x, std::int64_t y, std::int64_t width, std::int64_t height);
+
+/// Left and right exchanged.
+Image flip_horizontal(const Image& image);
 
 }  // namespace mmtune::vision

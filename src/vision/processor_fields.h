@@ -1,0 +1,45 @@
+#pragma once
+// Typed fields of a preprocessor_config.json. An absent or null field has the class's default, as in transformers; a wrong type is an
+// Error that names the field.
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "core/json.h"
+#include "vision/image.h"
+
+namespace mmtune::vision {
+
+struct Size {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+};
+
+/// "bilinear" and so on.
+std::string_view filter_name(Filter filter);
+
+class ProcessorFields {
+ public:
+  /// `config` is an object and outlives this.
+  ProcessorFields(const Json& config, std::string where) : config_(config), where_(std::move(where)) {}
+
+  bool flag(const char* key, bool standard) const;
+  double number(const char* key, double standard) const;  ///< finite
+  /// One number for all channels, or three.
+  std::array<double, 3> channels(const char* key, const std::array<double, 3>& standard) const;
+  /// {"height": h, "width": w}, [h, w], or n for a square.
+  Size size(const char* key, Size standard) const;
+  /// PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
+  Filter filter(const char* key, Filter standard) const;
+
+ private:
+  const Json* find(const char* key) const;  ///< null where absent or null
+  [[noreturn]] void refuse(const char* key, const std::string& expected, const Json& got) const;
+
+  const Json& config_;
+  std::string where_;
+};
+
+}  // namespace mmtune::vision
