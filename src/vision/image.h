@@ -30,8 +30,9 @@ Image decode_image(std::span<const std::byte> bytes, const std::string& where, c
 /// Pillow's filters. nearest takes one source pixel; the others are antialiased: stretched by the scale when the picture shrinks.
 enum class Filter { nearest, bilinear, bicubic, lanczos, box, hamming };
 
-/// Pillow's `Image.resize((width, height), filter)` on 8-bit pixels, bit for bit: a horizontal pass, then a vertical one, each in fixed
-/// point with 22 fractional bits, rounded and clipped to 8 bits. width and height are positive, and so are the picture's.
+/// Pillow 13's `Image.resize((width, height), filter)` on 8-bit pixels, bit for bit: a horizontal pass, then a vertical one (the other way
+/// round where the height shrinks much more than the width), each in fixed point with 22 fractional bits, rounded and clipped to 8 bits.
+/// width and height are positive, and so are the picture's.
 Image resize(const Image& image, std::int64_t width, std::int64_t height, Filter filter);
 
 /// The rectangle of `width` x `height` pixels whose upper left corner is (x, y); it must lie inside the picture.
