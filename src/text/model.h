@@ -1,0 +1,40 @@
+#pragma once
+// Models: the `model` section of tokenizer.json. They cut a word into tokens of the vocabulary.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "text/aligned_text.h"
+#include "text/vocabulary.h"
+
+namespace mmtune::text {
+
+/// A token and the positions of the word that it covers.
+struct Token {
+  std::int64_t id;
+  Range range;
+};
+
+/// Buffers that a model may use between calls, one object a thread.
+struct ModelBuffers {
+  std::string bytes;
+  std::vector<std::uint32_t> starts;
+  std::vector<std::uint64_t> hashes;
+};
+
+/// Cuts words into tokens. One object serves many threads.
+class Model {
+ public:
+  virtual ~Model() = default;
+  /// Appends the tokens of a word (not empty). The word counts its positions from 0.
+  virtual void tokenize(std::span<const Char> word, ModelBuffers& buffers, std::vector<Token>& out) const = 0;
+  virtual const Vocabulary& vocabulary() const = 0;
+};
+
+/// Reads a model: WordPiece. Throws Error naming `where` and the component.
+std::unique_ptr<Model> read_model(const Json& json, const std::string& where);
+
+}  // namespace mmtune::text

@@ -1,0 +1,180 @@
+#include "text/pipeline.h"
+
+#include "core/error.h"
+
+namespace mmtune::text {
+
+namespace {
+
+/// The tokens of one sequence before special tokens are put around it.
+struct SequenceTokens {
+  std::vector<std::int64_t> ids;
+  std::vector<std::pair<std::int64_t, std::int64_t>> offsets;
+  std::vector<std::string> tokens;
+};
+
+/// What encoding one text needs, kept from its pieces to the next.
+struct Buffers {
+  std::vector<Char> original;
+  std::vector<Segment> in_original;
+  std::vector<Segment> in_normalized;
+  std::vector<Range> words;
+  std::vector<Token> tokens;
+  AlignedText text;
+  ModelBuffers model;
+};
+
+class Pipeline : public Tokenizer {
+ public:
+  explicit Pipeline(PipelineParts parts) : parts_(std::move(parts)) {
+    MMTUNE_ASSERT(parts_.model != nullptr);
+    size_ = static_cast<std::int64_t>(vocabulary().size());
+    for (const AddedToken& token : parts_.added_tokens.tokens()) size_ += vocabulary().find(token.content) ? 0 : 1;
+    padding_id_ = parts_.padding_id ? *parts_.padding_id : id_of("[PAD]").value_or(0);
+  }
+
+  Encoding encode(std::string_view text, const EncodeOptions& options) const override {
+    Buffers buffers;
+    return finish(tokenize(text, options, buffers), std::nullopt, options);
+  }
+
+  Encoding encode_pair(std::string_view text, std::string_view pair, const EncodeOptions& options) const override {
+    Buffers buffers;
+    SequenceTokens first = tokenize(text, options, buffers);
+    return finish(std::move(first), tokenize(pair, options, buffers), options);
+  }
+
+  std::int64_t vocabulary_size() const override { return size_; }
+
+  std::optional<std::int64_t> id_of(std::string_view token) const override {
+    const auto added = parts_.added_tokens.find(token);
+    return added ? added : vocabulary().find(token);
+  }
+
+  std::optional<std::string> token_of(std::int64_t id) const override {
+    if (const AddedToken* added = parts_.added_tokens.token_of(id)) return added->content;
+    const auto token = vocabulary().token_of(id);
+    return token ? std::optional(std::string(*token)) : std::nullopt;
+  }
+
+  std::int64_t padding_id() const override { return padding_id_; }
+  std::int64_t padding_type_id() const override { return parts_.padding_type_id; }
+  std::optional<std::int64_t> model_max_length() const override { return parts_.model_max_length; }
+
+ private:
+  const Vocabulary& vocabulary() const { return parts_.model->vocabulary(); }
+
+  SequenceTokens tokenize(std::string_view utf8, const EncodeOptions& options, Buffers& buffers) const {
+    SequenceTokens out;
+    decode(utf8, buffers.original);
+    out.ids.reserve(utf8.size() / 4 + 4);
+    if (options.with_offsets) out.offsets.reserve(utf8.size() / 4 + 4);
+    buffers.in_original.clear();
+    parts_.added_tokens.in_original().split(buffers.original, buffers.in_original);
+    for (const Segment& segment : buffers.in_original) {
+      const auto chars = std::span<const Char>(buffers.original).subspan(segment.range.begin, segment.range.end - segment.range.begin);
+      buffers.text.assign(chars);
+      if (segment.token != nullptr) {
+        add(*segment.token, {0, static_cast<std::uint32_t>(chars.size())}, options, buffers, out);
+        continue;
+      }
+      if (parts_.normalizer) parts_.normalizer->normalize(buffers.text);
+      buffers.in_normalized.clear();
+      parts_.added_tokens.in_normalized().split(buffers.text.chars(), buffers.in_normalized);
+      for (const Segment& piece : buffers.in_normalized) {
+        if (piece.token != nullptr) {
+          add(*piece.token, piece.range, options, buffers, out);
+        } else {
+          tokenize_piece(piece.range, options, buffers, out);
+        }
+      }
+    }
+    return out;
+  }
+
+  // An added token's text is what it took out of the text, stripped white space included.
+  static void add(const AddedToken& token, Range range, const EncodeOptions& options, const Buffers& buffers, SequenceTokens& out) {
+    const auto chars = buffers.text.chars();
+    out.ids.push_back(token.id);
+    if (options.with_offsets) out.offsets.emplace_back(chars[range.begin].begin, chars[range.end - 1].end);
+    if (options.with_tokens) buffers.text.append_utf8(out.tokens.emplace_back(), range);
+  }
+
+  void tokenize_piece(Range piece, const EncodeOptions& options, Buffers& buffers, SequenceTokens& out) const {
+    buffers.words.clear();
+    if (parts_.pre_tokenizer) {
+      parts_.pre_tokenizer->split(buffers.text, piece, buffers.words);
+    } else {
+      buffers.words.push_back(piece);
+    }
+    for (const Range& range : buffers.words) {
+      const auto word = buffers.text.chars().subspan(range.begin, range.end - range.begin);
+      buffers.tokens.clear();
+      parts_.model->tokenize(word, buffers.model, buffers.tokens);
+      for (const Token& token : buffers.tokens) {
+        out.ids.push_back(token.id);
+        if (options.with_offsets) out.offsets.emplace_back(word[token.range.begin].begin, word[token.range.end - 1].end);
+        if (options.with_tokens) out.tokens.emplace_back(vocabulary().token_of(token.id).value_or(""));
+      }
+    }
+  }
+
+  Encoding finish(SequenceTokens first, std::optional<SequenceTokens> second, const EncodeOptions& options) const {
+    std::optional<Truncation> truncation = parts_.truncation;
+    if (options.max_length) truncation = Truncation{.max_length = *options.max_length};
+    const auto& pieces = second ? parts_.post_processor.pair : parts_.post_processor.single;
+    const std::int64_t added = options.add_special_tokens ? parts_.post_processor.added(second.has_value()) : 0;
+    Kept kept{{0, static_cast<std::uint32_t>(first.ids.size())}, {0, static_cast<std::uint32_t>(second ? second->ids.size() : 0)}};
+    if (truncation) {
+      const auto second_size = second ? std::optional(static_cast<std::int64_t>(second->ids.size())) : std::nullopt;
+      kept = truncate(*truncation, added, static_cast<std::int64_t>(first.ids.size()), second_size);
+    }
+
+    Encoding out;
+    const std::size_t size = kept.first.end - kept.first.begin + (kept.second.end - kept.second.begin) + static_cast<std::size_t>(added);
+    out.ids.reserve(size);
+    out.type_ids.reserve(size);
+    out.special_tokens_mask.reserve(size);
+    if (options.with_offsets) out.offsets.reserve(size);
+    for (const TemplatePiece& piece : pieces) {
+      if (piece.sequence >= 0) {
+        append(piece.sequence == 0 ? first : *second, piece.sequence == 0 ? kept.first : kept.second, piece.type_id, out);
+      } else if (options.add_special_tokens) {
+        append_special(piece, options, out);
+      }
+    }
+    out.attention_mask.assign(out.ids.size(), 1);
+    return out;
+  }
+
+  static void append(const SequenceTokens& from, Range kept, std::int64_t type_id, Encoding& out) {
+    const auto copy = [&](const auto& source, auto& target) {
+      if (!source.empty()) target.insert(target.end(), source.begin() + kept.begin, source.begin() + kept.end);
+    };
+    copy(from.ids, out.ids);
+    copy(from.offsets, out.offsets);
+    copy(from.tokens, out.tokens);
+    out.type_ids.resize(out.ids.size(), type_id);
+    out.special_tokens_mask.resize(out.ids.size(), 0);
+  }
+
+  static void append_special(const TemplatePiece& piece, const EncodeOptions& options, Encoding& out) {
+    out.ids.insert(out.ids.end(), piece.ids.begin(), piece.ids.end());
+    if (options.with_offsets) out.offsets.resize(out.ids.size(), {0, 0});
+    if (options.with_tokens) out.tokens.insert(out.tokens.end(), piece.tokens.begin(), piece.tokens.end());
+    out.type_ids.resize(out.ids.size(), piece.type_id);
+    out.special_tokens_mask.resize(out.ids.size(), 1);
+  }
+
+  PipelineParts parts_;
+  std::int64_t size_ = 0;
+  std::int64_t padding_id_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> make_pipeline(PipelineParts parts) {
+  return std::make_unique<Pipeline>(std::move(parts));
+}
+
+}  // namespace mmtune::text

@@ -1,0 +1,143 @@
+#include "text/post_processor.h"
+
+#include <map>
+
+#include "core/error.h"
+#include "text/json_fields.h"
+#include "text/vocabulary.h"
+
+namespace mmtune::text {
+
+namespace {
+
+using SpecialTokens = std::map<std::string, TemplatePiece>;
+
+std::int64_t count_added(const std::vector<TemplatePiece>& pieces) {
+  std::int64_t count = 0;
+  for (const TemplatePiece& piece : pieces) count += static_cast<std::int64_t>(piece.ids.size());
+  return count;
+}
+
+TemplatePiece special(const std::string& token, std::int64_t id, std::int64_t type_id) {
+  return {.sequence = -1, .ids = {id}, .tokens = {token}, .type_id = type_id};
+}
+
+TemplatePiece sequence(int which, std::int64_t type_id) {
+  return {.sequence = which, .ids = {}, .tokens = {}, .type_id = type_id};
+}
+
+std::pair<std::string, std::int64_t> read_named_id(JsonFields& fields, std::string_view key) {
+  const Json& value = fields.array(key);
+  if (value.size() != 2 || !value[0].is_string() || !value[1].is_number_unsigned() ||
+      value[1].get<std::uint64_t>() > static_cast<std::uint64_t>(Vocabulary::kLargestId)) {
+    fields.fail(key, "[token, id]", value);
+  }
+  return {value[0].get<std::string>(), value[1].get<std::int64_t>()};
+}
+
+SpecialTokens read_special_tokens(const Json& json, const std::string& where) {
+  SpecialTokens result;
+  for (const auto& [name, value] : json.items()) {
+    JsonFields fields(value, where + "." + printable(name, 40));
+    TemplatePiece piece;
+    fields.string("id");
+    for (const Json& id : fields.array("ids")) {
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() > static_cast<std::uint64_t>(Vocabulary::kLargestId)) {
+        fields.fail("ids", "a list of ids", id);
+      }
+      piece.ids.push_back(id.get<std::int64_t>());
+    }
+    for (const Json& token : fields.array("tokens")) {
+      if (!token.is_string()) fields.fail("tokens", "a list of strings", token);
+      piece.tokens.push_back(token.get<std::string>());
+    }
+    if (piece.ids.size() != piece.tokens.size()) {
+      throw Error({.what = "ids and tokens have different lengths",
+                   .where = fields.where(),
+                   .got = std::to_string(piece.ids.size()) + " and " + std::to_string(piece.tokens.size())});
+    }
+    fields.finish();
+    result.emplace(name, std::move(piece));
+  }
+  return result;
+}
+
+TemplatePiece read_piece(const Json& json, const SpecialTokens& specials, bool is_pair, const std::string& where) {
+  JsonFields fields(json, where);
+  if (fields.optional("Sequence") != nullptr) {
+    JsonFields body(fields.any("Sequence"), where + ".Sequence");
+    const std::string id = body.string("id");
+    if (id != "A" && !(id == "B" && is_pair)) body.fail("id", is_pair ? "A or B" : "A", body.any("id"));
+    const std::int64_t type_id = body.integer("type_id", 0, Vocabulary::kLargestId);
+    body.finish();
+    fields.finish();
+    return sequence(id == "A" ? 0 : 1, type_id);
+  }
+  JsonFields body(fields.any("SpecialToken"), where + ".SpecialToken");
+  const std::string id = body.string("id");
+  const auto found = specials.find(id);
+  if (found == specials.end()) {
+    throw Error({.what = "special token '" + printable(id, 40) + "' is not among the template's special_tokens", .where = body.where()});
+  }
+  TemplatePiece piece = found->second;
+  piece.type_id = body.integer("type_id", 0, Vocabulary::kLargestId);
+  body.finish();
+  fields.finish();
+  return piece;
+}
+
+std::vector<TemplatePiece> read_pieces(JsonFields& fields, std::string_view key, const SpecialTokens& specials, bool is_pair) {
+  std::vector<TemplatePiece> pieces;
+  for (const Json& json : fields.array(key)) {
+    const std::string where = fields.where() + "." + std::string(key) + "[" + std::to_string(pieces.size()) + "]";
+    pieces.push_back(read_piece(json, specials, is_pair, where));
+  }
+  // A hostile file could otherwise make a huge result of an empty text.
+  if (count_added(pieces) + static_cast<std::int64_t>(pieces.size()) > 4096) {
+    throw Error(
+        {.what = "template '" + std::string(key) + "' is too long", .where = fields.where(), .expected = "at most 4096 pieces and tokens"});
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::int64_t PostProcessor::added(bool is_pair) const {
+  return count_added(is_pair ? pair : single);
+}
+
+PostProcessor plain_post_processor() {
+  return {.single = {sequence(0, 0)}, .pair = {sequence(0, 0), sequence(1, 1)}};
+}
+
+PostProcessor bert_post_processor(const std::string& cls, std::int64_t cls_id, const std::string& sep, std::int64_t sep_id) {
+  PostProcessor made;
+  made.single = {special(cls, cls_id, 0), sequence(0, 0), special(sep, sep_id, 0)};
+  made.pair = made.single;
+  made.pair.push_back(sequence(1, 1));
+  made.pair.push_back(special(sep, sep_id, 1));
+  return made;
+}
+
+PostProcessor read_post_processor(const Json& json, const std::string& where) {
+  JsonFields fields(json, where);
+  const std::string type = fields.string("type");
+  PostProcessor made;
+  if (type == "TemplateProcessing") {
+    const SpecialTokens specials = read_special_tokens(fields.object("special_tokens"), where + ".special_tokens");
+    made.single = read_pieces(fields, "single", specials, false);
+    made.pair = read_pieces(fields, "pair", specials, true);
+  } else if (type == "BertProcessing") {
+    const auto [sep, sep_id] = read_named_id(fields, "sep");
+    const auto [cls, cls_id] = read_named_id(fields, "cls");
+    made = bert_post_processor(cls, cls_id, sep, sep_id);
+  } else if (type == "Sequence" && fields.array("processors").size() == 1) {
+    made = read_post_processor(fields.array("processors")[0], where + ".processors[0]");
+  } else {
+    refuse_component(where, type, "TemplateProcessing, BertProcessing, or a Sequence of one of them");
+  }
+  fields.finish();
+  return made;
+}
+
+}  // namespace mmtune::text
