@@ -22,6 +22,7 @@ set(torch_minor ${CMAKE_MATCH_1})
 if("${torch_major}.${torch_minor}" VERSION_LESS 2.11)
   message(FATAL_ERROR "LibTorch ${torch_major}.${torch_minor} in ${TORCH_DIR} is too old: 2.11 or newer is needed")
 endif()
+set(torch_version "${torch_major}.${torch_minor}")
 message(STATUS "LibTorch ${torch_major}.${torch_minor} in ${TORCH_DIR}")
 
 add_library(Torch::imported INTERFACE IMPORTED)

@@ -1,0 +1,11 @@
+#pragma once
+// The commands, each defined in the file of its name.
+
+#include "command.h"
+
+namespace mmtune::cli {
+
+Command inspect_command();
+Command preprocess_command();
+
+}  // namespace mmtune::cli

@@ -1,0 +1,193 @@
+// mmtune preprocess MODEL: exactly the tensors that the model would get.
+
+#include <memory>
+#include <span>
+
+#include "arguments.h"
+#include "commands.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "data/dataset.h"
+#include "io/checkpoint.h"
+#include "io/safetensors.h"
+#include "print.h"
+#include "text/tokenizer.h"
+#include "vision/image.h"
+#include "vision/processor.h"
+
+namespace mmtune::cli {
+
+namespace {
+
+struct Options {
+  std::string model;
+  std::vector<std::string> texts, pairs, images;
+  std::string data;
+  std::int64_t limit = 0;
+  std::optional<std::int64_t> max_length;
+  std::string out;
+  bool json = false;
+};
+
+/// Tensors in the making, with the buffers that hold their bytes.
+class Outputs {
+ public:
+  template <class T>
+  void add(const std::string& name, io::DType dtype, std::vector<std::int64_t> shape, const std::vector<T>& values) {
+    const auto bytes = std::as_bytes(std::span(values));
+    buffers_.push_back(std::make_unique<std::vector<std::byte>>(bytes.begin(), bytes.end()));
+    tensors_.push_back({name, dtype, std::move(shape), *buffers_.back()});
+  }
+  const std::vector<io::TensorEntry>& tensors() const { return tensors_; }
+
+ private:
+  std::vector<std::unique_ptr<std::vector<std::byte>>> buffers_;
+  std::vector<io::TensorEntry> tensors_;
+};
+
+/// What is to be preprocessed, wherever it came from.
+struct Inputs {
+  std::vector<std::string> texts;
+  std::vector<std::optional<std::string>> pairs;
+  std::vector<data::MediaRef> images;
+};
+
+Inputs gather(const Options& options) {
+  Inputs inputs;
+  if (options.data.empty()) {
+    if (options.texts.empty() && options.images.empty()) {
+      throw UsageError({.what = "nothing to preprocess", .expected = "--text, --image or --data"});
+    }
+    if (!options.pairs.empty() && options.pairs.size() != options.texts.size()) {
+      throw UsageError({.what = "--text-pair",
+                        .expected = "as many as --text (" + std::to_string(options.texts.size()) + ")",
+                        .got = std::to_string(options.pairs.size())});
+    }
+    inputs.texts = options.texts;
+    for (std::size_t i = 0; i < options.texts.size(); ++i) {
+      inputs.pairs.push_back(options.pairs.empty() ? std::nullopt : std::optional(options.pairs[i]));
+    }
+    for (const std::string& image : options.images) inputs.images.push_back({.file = image, .member = {}});
+    return inputs;
+  }
+  if (!options.texts.empty() || !options.pairs.empty() || !options.images.empty()) {
+    throw UsageError({.what = "--data", .expected = "to stand without --text, --text-pair and --image"});
+  }
+  const data::Dataset dataset = data::read_dataset({.path = options.data, .limit = options.limit});
+  for (const data::Example& example : dataset.examples) {
+    if (example.text) {
+      inputs.texts.push_back(*example.text);
+      inputs.pairs.push_back(example.text_pair);
+    }
+    if (example.image) inputs.images.push_back(*example.image);
+  }
+  return inputs;
+}
+
+void add_texts(const Options& options, const std::filesystem::path& model, const Inputs& inputs, Outputs& outputs) {
+  const auto tokenizer = text::Tokenizer::open(model);
+  const text::EncodeOptions encode{.max_length = options.max_length ? options.max_length : tokenizer->model_max_length(),
+                                   .with_offsets = false};
+  std::vector<text::Encoding> encodings;
+  for (std::size_t i = 0; i < inputs.texts.size(); ++i) {
+    encodings.push_back(inputs.pairs[i] ? tokenizer->encode_pair(inputs.texts[i], *inputs.pairs[i], encode)
+                                        : tokenizer->encode(inputs.texts[i], encode));
+  }
+  text::pad(encodings, *tokenizer);
+  std::vector<std::int64_t> ids, types, mask;
+  for (const text::Encoding& encoding : encodings) {
+    ids.insert(ids.end(), encoding.ids.begin(), encoding.ids.end());
+    types.insert(types.end(), encoding.type_ids.begin(), encoding.type_ids.end());
+    mask.insert(mask.end(), encoding.attention_mask.begin(), encoding.attention_mask.end());
+  }
+  const std::vector<std::int64_t> shape = {static_cast<std::int64_t>(encodings.size()),
+                                           static_cast<std::int64_t>(encodings.front().ids.size())};
+  outputs.add("input_ids", io::DType::i64, shape, ids);
+  outputs.add("token_type_ids", io::DType::i64, shape, types);
+  outputs.add("attention_mask", io::DType::i64, shape, mask);
+}
+
+void add_images(const std::filesystem::path& model, const Inputs& inputs, Outputs& outputs) {
+  const auto processor = vision::ImageProcessor::open(model);
+  std::vector<float> values;
+  std::int64_t height = 0, width = 0;
+  for (const data::MediaRef& reference : inputs.images) {
+    const std::string bytes = data::read_media(reference);
+    const vision::Image image = vision::decode_image(std::as_bytes(std::span(bytes)), reference.display());
+    const vision::PixelValues pixels = (*processor)(image);
+    if (values.empty()) {
+      height = pixels.height;
+      width = pixels.width;
+    } else if (pixels.height != height || pixels.width != width) {
+      throw Error({.what = "the model's processor keeps the pictures' own sizes, so that they make no batch",
+                   .where = reference.display(),
+                   .expected = std::to_string(width) + "×" + std::to_string(height),
+                   .got = std::to_string(pixels.width) + "×" + std::to_string(pixels.height)});
+    }
+    values.insert(values.end(), pixels.values.begin(), pixels.values.end());
+  }
+  outputs.add("pixel_values", io::DType::f32, {static_cast<std::int64_t>(inputs.images.size()), 3, height, width}, values);
+}
+
+/// A data set may have modalities that the model does not read; what the user names on the command line must be read.
+bool reads_texts(const std::filesystem::path& model) {
+  std::error_code error;
+  return std::filesystem::exists(model / "tokenizer.json", error) || std::filesystem::exists(model / "vocab.txt", error);
+}
+bool reads_images(const std::filesystem::path& model) {
+  std::error_code error;
+  return std::filesystem::exists(model / "preprocessor_config.json", error);
+}
+
+int run(const Options& options) {
+  const Inputs inputs = gather(options);
+  const std::filesystem::path model = io::resolve_model(options.model);
+  Outputs outputs;
+  if (!inputs.texts.empty() && (options.data.empty() || reads_texts(model))) add_texts(options, model, inputs, outputs);
+  if (!inputs.images.empty() && (options.data.empty() || reads_images(model))) add_images(model, inputs, outputs);
+  if (outputs.tensors().empty()) {
+    throw Error({.what = "the model has neither tokenizer nor image processor for this data", .where = model.string()});
+  }
+  io::write_safetensors(options.out, outputs.tensors());
+  Json json = {{"out", options.out}, {"tensors", Json::object()}};
+  std::string line;
+  for (const io::TensorEntry& tensor : outputs.tensors()) {
+    json["tensors"][tensor.name] = {{"dtype", io::name_of(tensor.dtype)}, {"shape", tensor.shape}};
+    line += (line.empty() ? "" : ", ") + tensor.name + " " + std::string(io::name_of(tensor.dtype)) + " " + Json(tensor.shape).dump();
+  }
+  if (options.json) {
+    print_json(json);
+  } else {
+    print(options.out + ": " + line + "\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command preprocess_command() {
+  return {.name = "preprocess",
+          .summary = "write exactly the tensors that a model would get, for comparing with other tools",
+          .example =
+              "mmtune preprocess bert-base-uncased --text 'a red circle' --text 'is it blue?' --out x.safetensors\n"
+              "mmtune preprocess google/vit-base-patch16-224 --image cat.jpg --out x.safetensors",
+          .declare = [](Arguments& arguments) -> Action {
+            const auto options = std::make_shared<Options>();
+            arguments.positional("MODEL", &options->model,
+                                 {.help = "a model folder, or the name of a bundled or cached model", .required = true});
+            arguments.option("--text", &options->texts,
+                             {.help = "a text; given several times, a batch padded to the longest", .value = "TEXT"});
+            arguments.option("--text-pair", &options->pairs, {.help = "the second text of a pair, one for each --text", .value = "TEXT"});
+            arguments.option("--image", &options->images, {.help = "a JPEG, PNG or WebP file; several make a batch", .value = "FILE"});
+            arguments.option("--data", &options->data,
+                             {.help = "the texts and images of a data set in place of the above", .value = "DATA"});
+            arguments.option("--limit", &options->limit, {.help = "only the first N rows of --data", .value = "N", .min = 0});
+            arguments.option("--max-length", &options->max_length,
+                             {.help = "truncate to N tokens (default: what the model's tokenizer says)", .value = "N", .min = 1});
+            arguments.option("-o,--out", &options->out, {.help = "the safetensors file to write", .required = true, .value = "FILE"});
+            arguments.flag("--json", options->json, "print names, dtypes and shapes as JSON");
+            return [options](const Session&) { return run(*options); };
+          }};
+}
+
+}  // namespace mmtune::cli

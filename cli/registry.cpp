@@ -1,0 +1,25 @@
+// The one list of commands. A build without LibTorch (readers only, for sanitizers) has those that need none.
+
+#include "command.h"
+#include "commands.h"
+#include "core/version.h"
+
+namespace mmtune::cli {
+
+std::vector<Command> all_commands() {
+  std::vector<Command> commands;
+  commands.push_back(inspect_command());
+  commands.push_back(preprocess_command());
+  return commands;
+}
+
+#ifndef MMTUNE_WITH_TORCH
+void start_engine(const Session&) {}
+#endif
+
+std::string version_line() {
+  const std::string torch(torch_version());
+  return "mmtune " + std::string(version()) + " (" + (torch.empty() ? "readers only, without LibTorch" : "LibTorch " + torch) + ")";
+}
+
+}  // namespace mmtune::cli
