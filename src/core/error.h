@@ -32,7 +32,8 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-/// `text` with control characters escaped and cut to `limit` bytes: safe to put into a one-line message.
+/// `text` with control characters and bytes that are not UTF-8 escaped, and cut to at most `limit` of its bytes: safe to put into a
+/// one-line message.
 std::string printable(std::string_view text, std::size_t limit = 120);
 
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line);

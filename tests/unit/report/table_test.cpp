@@ -57,7 +57,7 @@ TEST(Table, CutsAndEscapes) {
   table.add({"line\nbreak"});
   table.add({"abcdefghijklmnop"});
   table.add({"\xff\xfe"});
-  EXPECT_EQ(table.text(10), "A\n──────────\nline\\x0ab…\nabcdefghi…\n\xff\xfe\n");
+  EXPECT_EQ(table.text(10), "A\n──────────\nline\\x0ab…\nabcdefghi…\n\\xff\\xfe\n");
 }
 
 TEST(Table, WidthOfBrokenUtf8IsItsBytes) {
