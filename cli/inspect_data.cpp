@@ -68,6 +68,7 @@ struct Survey {
   Counter fields, splits, modalities, labels;
   std::int64_t unlabelled = 0;
   bool multi_label = false;
+  std::map<std::string, std::string> class_names;  ///< of labels that are numbers, where rows have a class_name beside
   Lengths text, text_pair;
 };
 
@@ -99,7 +100,10 @@ void look_at(const data::Row& row, data::RowParser& parser, Survey& survey) {
     if (parsed.example.text) survey.text.add(*parsed.example.text);
     if (parsed.example.text_pair) survey.text_pair.add(*parsed.example.text_pair);
     if (!parsed.labels) ++survey.unlabelled;
-    for (const std::string& label : parsed.labels.value_or(std::vector<std::string>())) survey.labels.add(label);
+    const std::vector<std::string> labels = parsed.labels.value_or(std::vector<std::string>());
+    for (const std::string& label : labels) survey.labels.add(label);
+    const auto name = row.fields.find("class_name");
+    if (labels.size() == 1 && name != row.fields.end() && name->is_string()) survey.class_names.emplace(labels.front(), *name);
   } catch (const Error& error) {
     if (survey.unusable++ == 0) survey.first_problem = error.what();
   }
@@ -178,7 +182,9 @@ Description describe_data(const std::filesystem::path& path) {
     Table labels({{"label"}, {"examples", Align::right}, {"share", Align::right}});
     for (std::size_t i = 0; i < std::min(most, ranked.size()); ++i) {
       const double share = static_cast<double>(ranked[i].second) / static_cast<double>(survey.rows);
-      labels.add({ranked[i].first, ranked[i].second, report::fixed(100 * share, 1) + " %"});
+      const auto name = survey.class_names.find(ranked[i].first);
+      const bool named = name != survey.class_names.end() && name->second != ranked[i].first;
+      labels.add({ranked[i].first + (named ? "  " + name->second : ""), ranked[i].second, report::fixed(100 * share, 1) + " %"});
     }
     result.text += "\n" + labels.text(40);
     if (ranked.size() > most) {

@@ -148,7 +148,7 @@ NamePattern pattern_of(const std::string& name) {
   return result;
 }
 
-Description describe_tensors(std::span<const io::TensorEntry* const> tensors, bool each) {
+Description describe_tensors(std::span<const io::TensorEntry* const> tensors, bool each, Facts facts) {
   Description result;
   result.json = {{"tensors", Json::array()}, {"dtypes", Json::object()}};
   std::map<std::string, std::pair<std::int64_t, std::int64_t>> dtypes;  // tensors, elements
@@ -177,7 +177,6 @@ Description describe_tensors(std::span<const io::TensorEntry* const> tensors, bo
     group.elements += tensor->elements();
   }
 
-  Facts facts;
   std::string by_dtype;
   for (const auto& [name, counts] : dtypes) {
     by_dtype += (by_dtype.empty() ? "" : ", ") + name + " " + report::human_count(static_cast<double>(counts.second));
@@ -205,11 +204,10 @@ Description describe_tensors(std::span<const io::TensorEntry* const> tensors, bo
 Description describe_safetensors(const fs::path& file, bool each) {
   const io::SafetensorsFile open = io::SafetensorsFile::open(file);
   const auto tensors = pointers(open.tensors());
-  Description tensors_part = describe_tensors(tensors, each);
   Facts facts;
   facts.add("safetensors file", file.string());
   for (const auto& [key, value] : open.metadata()) facts.add("metadata " + key, value);
-  Description result{facts.text() + tensors_part.text, std::move(tensors_part.json)};
+  Description result = describe_tensors(tensors, each, std::move(facts));
   result.json["kind"] = "safetensors";
   result.json["path"] = file.string();
   result.json["metadata"] = open.metadata();
@@ -219,7 +217,6 @@ Description describe_safetensors(const fs::path& file, bool each) {
 Description describe_checkpoint(const fs::path& folder, bool each) {
   const io::Checkpoint checkpoint = io::Checkpoint::open(folder);
   const auto tensors = checkpoint.tensors();
-  Description tensors_part = describe_tensors(tensors, each);
   Description result;
   result.json = {{"kind", "checkpoint"}, {"path", folder.string()}, {"config", checkpoint.config()}};
   const Json& config = checkpoint.config();
@@ -244,8 +241,9 @@ Description describe_checkpoint(const fs::path& folder, bool each) {
   describe_processors(folder, facts, result.json);
   result.json["files"] = Json::array();
   for (const auto& file : checkpoint.files()) result.json["files"].push_back(fs::path(file.where()).filename().string());
+  Description tensors_part = describe_tensors(tensors, each, std::move(facts));
   result.json.update(tensors_part.json);
-  result.text = facts.text() + tensors_part.text;
+  result.text = std::move(tensors_part.text);
   return result;
 }
 
@@ -253,7 +251,6 @@ Description describe_expert(const fs::path& folder, bool each) {
   const Json config = read_json_file(folder / "adapter_config.json", std::size_t{16} << 20);
   const io::SafetensorsFile file = io::SafetensorsFile::open(folder / "adapter_model.safetensors");
   const auto tensors = pointers(file.tensors());
-  Description tensors_part = describe_tensors(tensors, each);
   Description result;
   result.json = {{"kind", "expert"}, {"path", folder.string()}, {"config", config}};
   Facts facts;
@@ -279,8 +276,9 @@ Description describe_expert(const fs::path& folder, bool each) {
     }
   }
   result.json["metadata"] = std::move(metadata);
+  Description tensors_part = describe_tensors(tensors, each, std::move(facts));
   result.json.update(tensors_part.json);
-  result.text = facts.text() + tensors_part.text;
+  result.text = std::move(tensors_part.text);
   return result;
 }
 

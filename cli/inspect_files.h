@@ -36,8 +36,9 @@ struct NamePattern {
 };
 NamePattern pattern_of(const std::string& name);
 
-/// Tensors as a table, layers that differ in their numbers alone on one line unless `each`; totals by dtype; all of them in the JSON.
-Description describe_tensors(std::span<const io::TensorEntry* const> tensors, bool each);
+/// The facts, to which the totals are added, and the tensors as a table, layers that differ in their numbers alone on one line unless
+/// `each`. The JSON has every tensor, and no facts.
+Description describe_tensors(std::span<const io::TensorEntry* const> tensors, bool each, Facts facts);
 
 Description describe_safetensors(const std::filesystem::path& file, bool each);
 Description describe_checkpoint(const std::filesystem::path& folder, bool each);
