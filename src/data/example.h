@@ -27,6 +27,7 @@ struct Example {
   std::optional<MediaRef> image_pair;
   std::optional<MediaRef> audio;
   std::vector<std::int64_t> labels;  ///< indices into the data set's classes; one for single-label data, none when unlabelled
+  std::vector<std::string> answers;  ///< free-text answers as the manifest has them; no part of the classes
 };
 
 /// Examples in file order with their label names.
@@ -35,7 +36,9 @@ struct Dataset {
   std::vector<Example> examples;
   std::vector<std::string> classes;
   bool multi_label = false;
-  std::string fingerprint;  ///< of everything that decides what is learned: ids, texts, labels, media references with their sizes
+  std::string fingerprint;    ///< of everything that decides what is learned: ids, texts, labels, media references with their sizes
+  std::int64_t skipped = 0;   ///< rows left out because of ReadOptions::skip_bad
+  std::string first_skipped;  ///< why the first of them was: the message that would have been thrown
 };
 
 }  // namespace mmtune::data
