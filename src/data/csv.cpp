@@ -16,10 +16,12 @@ constexpr std::size_t max_fields = std::size_t{1} << 16;
 
 CsvReader::CsvReader(std::istream& in, std::string name, char separator, bool quotes)
     : in_(in), name_(std::move(name)), separator_(separator), quotes_(quotes) {
+  // What looked like a byte order mark and was none ("！" begins with the same byte) is kept for the first field.
   for (const int byte : {0xef, 0xbb, 0xbf}) {
-    if (peek() != byte) break;  // a lone 0xef is no UTF-8 and is refused as such with its field
-    in_.rdbuf()->sbumpc();
+    if (in_.rdbuf()->sgetc() != byte) return;
+    ahead_ += static_cast<char>(in_.rdbuf()->sbumpc());
   }
+  ahead_.clear();
 }
 
 void CsvReader::fail(std::size_t line, const std::string& what, const std::string& hint) const {
@@ -31,7 +33,8 @@ int CsvReader::peek() {
 }
 
 int CsvReader::take() {
-  const int c = in_.rdbuf()->sbumpc();
+  const int c = ahead_.empty() ? in_.rdbuf()->sbumpc() : static_cast<unsigned char>(ahead_.front());
+  if (!ahead_.empty()) ahead_.erase(0, 1);
   if (++record_bytes_ > max_record) fail(record_line_, "the record is longer than 16 MiB", quotes_ ? "is a quote never closed?" : "");
   if (c == 0) fail(line_, "has a zero byte in it", "is it UTF-16? UTF-8 is needed");
   if (c == '\n') ++line_;

@@ -31,6 +31,7 @@ class CsvReader {
 
   std::istream& in_;
   std::string name_;
+  std::string ahead_;  ///< read too early at the start
   char separator_;
   bool quotes_;
   std::size_t line_ = 1;

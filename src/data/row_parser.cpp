@@ -122,7 +122,7 @@ std::string RowParser::id(const Cursor& cursor) {
   // The joined row's id is another thing's: many rows may share it.
   if (value.json == nullptr || (value.from_join && !options_.columns.contains("id"))) return cursor.row.id;
   const auto text = scalar_text(*value.json);
-  if (!text || text->empty()) fail(cursor, "id", "", "text or an integer", text ? "empty text" : value.json->type_name());
+  if (!text || text->empty()) fail(cursor, "id", "wrong type", "text or an integer", text ? "empty text" : value.json->type_name());
   return *text;
 }
 

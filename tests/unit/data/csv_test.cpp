@@ -34,6 +34,12 @@ TEST(Csv, PlainRecords) {
             (Records{{"a", "b"}}));
 }
 
+TEST(Csv, OnlyAWholeByteOrderMarkIsPassedOver) {
+  EXPECT_EQ(read("！,b\n"), (Records{{"！", "b"}}));
+  EXPECT_EQ(read("\xef\xbb\xbf\"a\",b\n"), (Records{{"a", "b"}}));
+  EXPECT_EQ(read("\xef\xbb\xbf"), Records{});
+}
+
 TEST(Csv, Quotes) {
   EXPECT_EQ(read("\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\"\n"), (Records{{"a,b", "say \"hi\"", "two\nlines"}}));
   EXPECT_EQ(read("\"\",x\n"), (Records{{"", "x"}}));

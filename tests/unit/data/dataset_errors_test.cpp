@@ -63,7 +63,7 @@ TEST_F(DatasetErrors, Fields) {
   expect_contains(row(R"("image": "no.png")"), "m.jsonl:1: field 'image': " + (dir_.path() / "no.png").string() + ": does not exist");
   expect_contains(row(R"("image": ".")"), "is a folder");
   expect_contains(row(R"("text": "a", "id": null, "audio": "no.wav")"), "field 'audio'");
-  expect_contains(row(R"("text": "a", "id": [])"), "m.jsonl:1: field 'id': expected text or an integer, got array");
+  expect_contains(row(R"("text": "a", "id": [])"), "m.jsonl:1: field 'id': wrong type: expected text or an integer, got array");
   expect_contains(row(R"("text": "a", "id": "")"), "m.jsonl:1: field 'id': ");
   expect_contains(row(R"("text": "a", "answers": [[]])"), "m.jsonl:1: field 'answers': wrong type");
   EXPECT_EQ(row(R"("question": "a", "answer": "b")"),

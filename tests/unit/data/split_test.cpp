@@ -1,5 +1,6 @@
 #include "data/split.h"
 
+#include <cmath>
 #include <map>
 #include <set>
 

@@ -100,7 +100,7 @@ TEST(Tar, RefusesNamesThatLeaveTheArchive) {
 
 TEST(Tar, RefusesUnsupportedMembers) {
   expect_contains(refusal(tar_entry({"a", "A", 'S'}) + tar_end()), "type 'S' (a sparse file)");
-  expect_contains(refusal(tar_entry({"a", "A", 'M'}) + tar_end()), "unsupported member type 'M'");
+  expect_contains(refusal(tar_entry({"a", "A", 'M'}) + tar_end()), "member of unsupported type 'M'");
   expect_contains(refusal(tar_entry({"p", pax_record("GNU.sparse.major", "1"), 'x'}) + tar_entry({"a", "A"}) + tar_end()), "sparse");
   expect_contains(refusal(tar_entry({"p", pax_record("path", "b"), 'g'}) + tar_entry({"a", "A"}) + tar_end()), "global extended header");
   EXPECT_EQ(refusal(tar_entry({"p", pax_record("comment", "hi"), 'g'}) + tar_entry({"a", "A"}) + tar_end()), "no error");
