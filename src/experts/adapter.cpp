@@ -117,6 +117,7 @@ class Recipe final : public ExpertRecipe {
       throw Error({.what = "adapter variant is unknown", .where = where, .expected = "houlsby or pfeiffer", .got = printable(variant)});
     options_.variant = variant == "houlsby" ? Variant::houlsby : Variant::pfeiffer;
     read(config, where, "bottleneck", options_.bottleneck);
+    if (options_.bottleneck < 1 || options_.bottleneck > 65536) throw Error({.what = "bottleneck is out of range", .where = where});
     read(config, where, "activation", options_.activation);
     read(config, where, "dropout", options_.dropout);
   }

@@ -122,6 +122,15 @@ void read(const Json& config, const std::string& where, const std::string& key, 
   read_as(config, where, key, value, strings, "a list of strings");
 }
 
+void refuse_unless_plain(const Json& config, const std::string& where, const std::string& key, const Json& plain) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null() || *found == plain || (found->is_structured() && found->empty())) return;
+  throw Error({.what = "key \"" + key + "\" asks for something that is not supported",
+               .where = where,
+               .expected = plain.dump(),
+               .got = printable(found->dump(-1, ' ', false, Json::error_handler_t::replace))});
+}
+
 std::vector<std::string> known_kinds() {
   std::vector<std::string> kinds;
   for (const Maker maker : makers) kinds.emplace_back(maker()->kind());

@@ -38,6 +38,10 @@ void read(const Json& config, const std::string& where, const std::string& key, 
 void read(const Json& config, const std::string& where, const std::string& key, std::string& value);
 void read(const Json& config, const std::string& where, const std::string& key, std::vector<std::string>& value);
 
+/// Throws Error when `key` is there and says something else than one of `plain` (null and empty objects and lists always pass): what we
+/// would otherwise ignore silently.
+void refuse_unless_plain(const Json& config, const std::string& where, const std::string& key, const Json& plain);
+
 template <class Site>
 std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what) {
   std::vector<bool> taken(sites.size(), false);

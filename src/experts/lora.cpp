@@ -103,6 +103,12 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "use_rslora", options_.rslora);
     read(config, where, "lora_dropout", options_.dropout);
     read(config, where, "target_modules", options_.targets);
+    refuse_unless_plain(config, where, "bias", "none");
+    for (const char* key :
+         {"use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "rank_pattern", "alpha_pattern", "modules_to_save",
+          "layers_to_transform", "layer_replication", "exclude_modules", "target_parameters", "trainable_token_indices", "megatron_config"})
+      refuse_unless_plain(config, where, key, false);
+    if (options_.rank < 1 || options_.alpha <= 0) throw Error({.what = "r and lora_alpha must be positive", .where = where});
   }
 
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {

@@ -90,6 +90,7 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "num_virtual_tokens", options_.length);
     bool projected = false;
     read(config, where, "prefix_projection", projected);
+    if (options_.length < 1 || options_.length > 65536) throw Error({.what = "num_virtual_tokens is out of range", .where = where});
     if (projected) throw Error({.what = "prefix_projection = true is not supported", .where = where, .expected = "false"});
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {

@@ -102,6 +102,7 @@ class Recipe final : public ExpertRecipe {
   }
   void read_config(const Json& config, const std::string& where) override {
     read(config, where, "num_virtual_tokens", options_.length);
+    if (options_.length < 1 || options_.length > 65536) throw Error({.what = "num_virtual_tokens is out of range", .where = where});
     std::string type;
     read(config, where, "peft_type", type);
     options_.deep = type == "MMTUNE_DEEP_PROMPT";
