@@ -7,5 +7,6 @@ namespace mmtune::cli {
 
 Command inspect_command();
 Command preprocess_command();
+Command forward_command();
 
 }  // namespace mmtune::cli

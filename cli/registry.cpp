@@ -10,6 +10,9 @@ std::vector<Command> all_commands() {
   std::vector<Command> commands;
   commands.push_back(inspect_command());
   commands.push_back(preprocess_command());
+#ifdef MMTUNE_WITH_TORCH
+  commands.push_back(forward_command());
+#endif
   return commands;
 }
 
