@@ -1,23 +1,12 @@
-"""Runs the program: `mmtune(args…)` must succeed and returns its standard output; `mmtune_fails(args…)` must fail with one line."""
-
-import os
-import pathlib
-import subprocess
+"""Runs of the program that must succeed (its standard output is returned), or fail with one line (which is returned)."""
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def run(arguments):
-    program = os.environ.get("MMTUNE", str(ROOT / "build" / "mmtune"))
-    return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-
 
 @pytest.fixture
-def mmtune():
+def succeeds(mmtune):
     def call(*arguments):
-        done = run(arguments)
+        done = mmtune(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -25,9 +14,9 @@ def mmtune():
 
 
 @pytest.fixture
-def mmtune_fails():
+def fails(mmtune):
     def call(*arguments):
-        done = run(arguments)
+        done = mmtune(*arguments)
         assert done.returncode in (1, 2), (done.returncode, done.stdout, done.stderr)
         return done.stderr
 

@@ -32,16 +32,16 @@ def randomise(model):
     return model.eval()
 
 
-def forward(mmtune, tmp_path, folder, inputs):
+def forward(succeeds, tmp_path, folder, inputs):
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, tmp_path / "x.safetensors")
-    mmtune("forward", folder, "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
+    succeeds("forward", folder, "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
     return load_file(tmp_path / "y.safetensors")
 
 
 @pytest.mark.parametrize("shape", BERT)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("task_checkpoint", [False, True])
-def test_bert(mmtune, tmp_path, shape, masked, task_checkpoint):
+def test_bert(succeeds, tmp_path, shape, masked, task_checkpoint):
     config = transformers.BertConfig(max_position_embeddings=40, **shape)
     model = randomise(transformers.BertForSequenceClassification(config) if task_checkpoint else transformers.BertModel(config))
     model.save_pretrained(tmp_path / "model")
@@ -57,14 +57,14 @@ def test_bert(mmtune, tmp_path, shape, masked, task_checkpoint):
         inputs["attention_mask"] = mask
     with torch.no_grad():
         theirs = encoder(**inputs)
-    ours = forward(mmtune, tmp_path, tmp_path / "model", inputs)
+    ours = forward(succeeds, tmp_path, tmp_path / "model", inputs)
     assert set(ours) == {"last_hidden_state", "pooler_output"}
     close(ours["last_hidden_state"], theirs.last_hidden_state)
     close(ours["pooler_output"], theirs.pooler_output)
 
 
 @pytest.mark.parametrize("shape", BERT)
-def test_bert_input_gradients(mmtune, tmp_path, shape):
+def test_bert_input_gradients(succeeds, tmp_path, shape):
     model = randomise(transformers.BertModel(transformers.BertConfig(max_position_embeddings=40, **shape)))
     model.save_pretrained(tmp_path / "model")
     embeds = torch.randn(2, 9, shape["hidden_size"], requires_grad=True)
@@ -73,7 +73,7 @@ def test_bert_input_gradients(mmtune, tmp_path, shape):
     theirs = model(inputs_embeds=embeds, attention_mask=mask)
     hidden, pooled = torch.randn_like(theirs.last_hidden_state), torch.randn_like(theirs.pooler_output)
     torch.autograd.backward([theirs.last_hidden_state, theirs.pooler_output], [hidden, pooled])
-    ours = forward(mmtune, tmp_path, tmp_path / "model", {
+    ours = forward(succeeds, tmp_path, tmp_path / "model", {
         "inputs_embeds": embeds.detach(), "attention_mask": mask, "grad.last_hidden_state": hidden, "grad.pooler_output": pooled})
     close(ours["last_hidden_state"], theirs.last_hidden_state.detach())
     close(ours["grad.inputs_embeds"], embeds.grad)
@@ -81,7 +81,7 @@ def test_bert_input_gradients(mmtune, tmp_path, shape):
 
 @pytest.mark.parametrize("shape", VIT)
 @pytest.mark.parametrize("pooler", [True, False])
-def test_vit(mmtune, tmp_path, shape, pooler):
+def test_vit(succeeds, tmp_path, shape, pooler):
     config = transformers.ViTConfig(**shape)
     model = randomise(transformers.ViTModel(config, add_pooling_layer=pooler))
     model.save_pretrained(tmp_path / "model")
@@ -89,7 +89,7 @@ def test_vit(mmtune, tmp_path, shape, pooler):
     theirs = model(pixels)
     cotangent = torch.randn_like(theirs.last_hidden_state)
     theirs.last_hidden_state.backward(cotangent)
-    ours = forward(mmtune, tmp_path, tmp_path / "model", {"pixel_values": pixels.detach(), "grad.last_hidden_state": cotangent})
+    ours = forward(succeeds, tmp_path, tmp_path / "model", {"pixel_values": pixels.detach(), "grad.last_hidden_state": cotangent})
     close(ours["last_hidden_state"], theirs.last_hidden_state.detach())
     close(ours["grad.pixel_values"], pixels.grad)
     assert ("pooler_output" in ours) == pooler
@@ -97,7 +97,7 @@ def test_vit(mmtune, tmp_path, shape, pooler):
         close(ours["pooler_output"], theirs.pooler_output.detach())
 
 
-def test_half_precision_and_shards(mmtune, tmp_path):
+def test_half_precision_and_shards(succeeds, tmp_path):
     config = transformers.BertConfig(max_position_embeddings=40, **BERT[0])
     model = randomise(transformers.BertModel(config)).half()
     model.save_pretrained(tmp_path / "model", max_shard_size="40KB")
@@ -105,10 +105,10 @@ def test_half_precision_and_shards(mmtune, tmp_path):
     ids = torch.randint(0, 97, (2, 6))
     with torch.no_grad():
         theirs = model.float()(input_ids=ids)
-    close(forward(mmtune, tmp_path, tmp_path / "model", {"input_ids": ids})["last_hidden_state"], theirs.last_hidden_state)
+    close(forward(succeeds, tmp_path, tmp_path / "model", {"input_ids": ids})["last_hidden_state"], theirs.last_hidden_state)
 
 
-def test_missing_and_misshapen_tensors_are_all_named(mmtune_fails, tmp_path):
+def test_missing_and_misshapen_tensors_are_all_named(fails, tmp_path):
     model = transformers.BertModel(transformers.BertConfig(max_position_embeddings=40, **BERT[0]))
     model.save_pretrained(tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
@@ -117,7 +117,7 @@ def test_missing_and_misshapen_tensors_are_all_named(mmtune_fails, tmp_path):
     tensors["surplus"] = torch.zeros(1)
     save_file(tensors, tmp_path / "model" / "model.safetensors")
     save_file({"input_ids": torch.zeros(1, 2, dtype=torch.long)}, tmp_path / "x.safetensors")
-    message = mmtune_fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
+    message = fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
     for part in ("encoder.layer.1.output.dense.bias", "encoder.layer.0.attention.self.query.weight", "[32, 32]", "[3, 3]", "surplus"):
         assert part in message
     assert message.count("\n") == 1
@@ -130,7 +130,7 @@ def test_missing_and_misshapen_tensors_are_all_named(mmtune_fails, tmp_path):
     ({"input_ids": torch.zeros(1, 4)}, "integer"),
     ({"input_ids": torch.zeros(1, 4, dtype=torch.long), "attention_mask": torch.ones(1, 5, dtype=torch.long)}, "attention_mask"),
 ])
-def test_wrong_inputs_are_refused(mmtune_fails, tmp_path, inputs, part):
+def test_wrong_inputs_are_refused(fails, tmp_path, inputs, part):
     transformers.BertModel(transformers.BertConfig(max_position_embeddings=40, **BERT[0])).save_pretrained(tmp_path / "model")
     save_file(inputs, tmp_path / "x.safetensors")
-    assert part in mmtune_fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
+    assert part in fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")

@@ -41,9 +41,9 @@ def write_expert(folder, config, tensors):
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
 
 
-def run(mmtune, tmp_path, inputs, *more):
+def run(succeeds, tmp_path, inputs, *more):
     save_file(inputs, tmp_path / "x.safetensors")
-    mmtune("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors",
+    succeeds("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors",
            "--expert", tmp_path / "expert", "--any-backbone", *more)
     return load_file(tmp_path / "y.safetensors")["last_hidden_state"]
 
@@ -63,18 +63,18 @@ def test_reference_agrees_with_transformers(family, tmp_path):
 
 
 @FAMILIES
-def test_prefix(mmtune, tmp_path, family):
+def test_prefix(succeeds, tmp_path, family):
     _, encoder, inputs, embedded, mask = make(family, tmp_path / "model")
     table = torch.randn(5, LAYERS * 2 * WIDTH)
     write_expert(tmp_path / "expert", {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5}, {"prompt_embeddings": table})
     rows = table.view(5, LAYERS * 2, HEADS, WIDTH // HEADS)
     expected = encoder.forward(embedded, mask, prefix=lambda layer: (rows[:, 2 * layer], rows[:, 2 * layer + 1]))
-    same(run(mmtune, tmp_path, inputs), expected, mask)
+    same(run(succeeds, tmp_path, inputs), expected, mask)
 
 
 @FAMILIES
 @pytest.mark.parametrize("deep", [False, True])
-def test_prompt(mmtune, tmp_path, family, deep):
+def test_prompt(succeeds, tmp_path, family, deep):
     _, encoder, inputs, embedded, mask = make(family, tmp_path / "model")
     tables = [torch.randn(4, WIDTH) for _ in range(LAYERS)]
     if deep:
@@ -82,12 +82,12 @@ def test_prompt(mmtune, tmp_path, family, deep):
     else:
         tensors = {"prompt_embeddings": tables[0]}
     write_expert(tmp_path / "expert", {"peft_type": "MMTUNE_DEEP_PROMPT" if deep else "MMTUNE_PROMPT", "num_virtual_tokens": 4}, tensors)
-    same(run(mmtune, tmp_path, inputs), encoder.forward(embedded, mask, prompts=lambda layer: tables[layer], deep=deep), mask)
+    same(run(succeeds, tmp_path, inputs), encoder.forward(embedded, mask, prompts=lambda layer: tables[layer], deep=deep), mask)
 
 
 @FAMILIES
 @pytest.mark.parametrize("variant", ["houlsby", "pfeiffer"])
-def test_adapter(mmtune, tmp_path, family, variant):
+def test_adapter(succeeds, tmp_path, family, variant):
     _, encoder, inputs, embedded, mask = make(family, tmp_path / "model")
     tensors = {}
     for layer in range(LAYERS):
@@ -105,21 +105,21 @@ def test_adapter(mmtune, tmp_path, family, variant):
         hidden = torch.relu(torch.nn.functional.linear(output, tensors[f"{base}.down_proj.weight"], tensors[f"{base}.down_proj.bias"]))
         return output + torch.nn.functional.linear(hidden, tensors[f"{base}.up_proj.weight"], tensors[f"{base}.up_proj.bias"])
 
-    same(run(mmtune, tmp_path, inputs), encoder.forward(embedded, mask, adapter=adapter), mask)
+    same(run(succeeds, tmp_path, inputs), encoder.forward(embedded, mask, adapter=adapter), mask)
 
 
 @FAMILIES
-def test_bitfit(mmtune, tmp_path, family):
+def test_bitfit(succeeds, tmp_path, family):
     _, encoder, inputs, embedded, mask = make(family, tmp_path / "model")
     changed = {name: tensor + 0.2 * torch.randn_like(tensor) for name, tensor in encoder.t.items() if name.endswith(".bias") and name.startswith("encoder")}
     write_expert(tmp_path / "expert", {"peft_type": "MMTUNE_BITFIT", "target_tensors": ["encoder.*.bias"]},
                  {"base_model.model." + name: tensor for name, tensor in changed.items()})
     encoder.t.update(changed)
-    same(run(mmtune, tmp_path, inputs), encoder.forward(embedded, mask), mask)
+    same(run(succeeds, tmp_path, inputs), encoder.forward(embedded, mask), mask)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_lora_files_of_peft(mmtune, tmp_path, rslora):
+def test_lora_files_of_peft(succeeds, tmp_path, rslora):
     peft = pytest.importorskip("peft")
     model, _, inputs, _, mask = make("bert", tmp_path / "model")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=5, lora_alpha=7, use_rslora=rslora, target_modules=["query", "output.dense"]))
@@ -129,7 +129,7 @@ def test_lora_files_of_peft(mmtune, tmp_path, rslora):
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
         expected = adapted.eval()(**inputs).last_hidden_state
     adapted.save_pretrained(tmp_path / "expert")
-    same(run(mmtune, tmp_path, inputs), expected, mask)
+    same(run(succeeds, tmp_path, inputs), expected, mask)
 
 
 def broken(tensors):
@@ -140,7 +140,7 @@ def broken(tensors):
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_files_that_do_not_fit_are_refused(mmtune_fails, tmp_path, case):
+def test_files_that_do_not_fit_are_refused(fails, tmp_path, case):
     _, _, inputs, _, _ = make("bert", tmp_path / "model")
     tensors = {}
     for layer in range(LAYERS):
@@ -149,16 +149,16 @@ def test_files_that_do_not_fit_are_refused(mmtune_fails, tmp_path, case):
     word, changed = list(broken(tensors))[case]
     write_expert(tmp_path / "expert", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"]}, changed)
     save_file(inputs, tmp_path / "x.safetensors")
-    message = mmtune_fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors",
+    message = fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors",
                            "--expert", tmp_path / "expert", "--any-backbone")
     assert word in message and "adapter_model.safetensors" in message
 
 
 @pytest.mark.parametrize("change", [{"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"query": 3}}, {"r": "two"}, {"target_modules": "all-linear"}])
-def test_configurations_that_we_would_misread_are_refused(mmtune_fails, tmp_path, change):
+def test_configurations_that_we_would_misread_are_refused(fails, tmp_path, change):
     _, _, inputs, _, _ = make("bert", tmp_path / "model")
     write_expert(tmp_path / "expert", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"], **change}, {"x": torch.zeros(1)})
     save_file(inputs, tmp_path / "x.safetensors")
-    message = mmtune_fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors",
+    message = fails("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors",
                            "--expert", tmp_path / "expert", "--any-backbone")
     assert next(iter(change)) in message
