@@ -1,0 +1,167 @@
+// What every kind of expert must do: change the output, come off without a trace, have right gradients, and survive a round trip.
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "experts/expert.h"
+
+namespace mmtune::experts {
+namespace {
+
+using backbones::Backbone;
+
+struct Case {
+  std::string kind;
+  std::string family;
+  bool packed;
+};
+
+std::unique_ptr<Backbone> make_backbone(const std::string& family) {
+  Json config = {
+      {"model_type", family}, {"hidden_size", 16}, {"num_attention_heads", 2}, {"intermediate_size", 24}, {"num_hidden_layers", 2}};
+  if (family == "bert") {
+    config.update({{"vocab_size", 30}, {"max_position_embeddings", 20}});
+  } else {
+    config.update({{"image_size", 12}, {"patch_size", 4}});
+  }
+  return backbones::fresh_backbone(config, 21);
+}
+
+backbones::ModelInputs make_inputs(const Case& one) {
+  backbones::ModelInputs inputs;
+  if (one.family == "bert") {
+    inputs.text_layout = one.packed ? nn::Layout::packed({3, 6}) : nn::Layout::uniform(3, 3);
+    inputs.input_ids = at::arange(9, at::kLong);
+  } else {
+    inputs.pixel_values = at::empty({2, 3, 12, 12}).normal_(0, 1, at::detail::createCPUGenerator(2));
+  }
+  return inputs;
+}
+
+/// The kind's expert with every tensor moved away from its start, where many are zero.
+std::unique_ptr<Expert> make_expert(const std::string& kind, Backbone& backbone) {
+  auto expert = expert_recipe(kind)->build(backbone, at::detail::createCPUGenerator(9));
+  const at::NoGradGuard no_grad;
+  at::Generator generator = at::detail::createCPUGenerator(10);
+  for (const nn::NamedTensor& named : expert->tensors()) {
+    at::Tensor tensor = named.tensor;
+    tensor.add_(at::empty(tensor.sizes()).normal_(0, 0.2, generator));
+  }
+  return expert;
+}
+
+class Kinds : public testing::TestWithParam<Case> {};
+
+TEST_P(Kinds, ComesOffWithoutATrace) {
+  const auto backbone = make_backbone(GetParam().family);
+  const auto inputs = make_inputs(GetParam());
+  const at::NoGradGuard no_grad;
+  const at::Tensor before = backbone->forward(inputs, {}).last_hidden_state.clone();
+  {
+    const auto expert = make_expert(GetParam().kind, *backbone);
+    const at::Tensor with = backbone->forward(inputs, {}).last_hidden_state;
+    EXPECT_EQ(with.sizes(), before.sizes());
+    EXPECT_GT((with - before).abs().max().item<float>(), 1e-3);
+    expert->set_enabled(false);
+    EXPECT_TRUE(at::equal(backbone->forward(inputs, {}).last_hidden_state, before));
+    expert->set_enabled(true);
+    EXPECT_TRUE(at::equal(backbone->forward(inputs, {}).last_hidden_state, with));
+  }
+  EXPECT_TRUE(at::equal(backbone->forward(inputs, {}).last_hidden_state, before));
+}
+
+TEST_P(Kinds, GradientsMatchFiniteDifferences) {
+  const auto backbone = make_backbone(GetParam().family);
+  const auto inputs = make_inputs(GetParam());
+  const auto expert = make_expert(GetParam().kind, *backbone);
+  at::Generator generator = at::detail::createCPUGenerator(11);
+  at::Tensor cotangent;
+  const auto loss = [&] {
+    const at::Tensor out = backbone->forward(inputs, {}).last_hidden_state;
+    if (!cotangent.defined()) cotangent = at::empty(out.sizes()).normal_(0, 1, generator);
+    return (out * cotangent).sum();
+  };
+  loss().backward();
+  double analytic = 0, checked = 0;
+  std::vector<std::pair<at::Tensor, at::Tensor>> directions;
+  for (const nn::NamedTensor& named : expert->tensors()) {
+    if (!named.tensor.grad().defined()) continue;  // the pooler's own tensors are not read here
+    const at::Tensor direction = at::empty(named.tensor.sizes()).normal_(0, 1, generator);
+    analytic += (named.tensor.grad() * direction).sum().item<double>();
+    directions.emplace_back(named.tensor, direction);
+    checked += 1;
+  }
+  ASSERT_GT(checked, 0);
+  const at::NoGradGuard no_grad;
+  const double step = 2e-3;
+  const auto moved = [&](double amount) {
+    for (auto& [tensor, direction] : directions) tensor.add_(direction, amount);
+    return loss().item<double>();
+  };
+  const double above = moved(step), below = moved(-2 * step);
+  EXPECT_NEAR((above - below) / (2 * step), analytic, 0.02 * std::max(1.0, std::abs(analytic)));
+}
+
+TEST_P(Kinds, SurvivesARoundTrip) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("mmtune_expert_" + std::to_string(getpid()) + "_" + GetParam().kind + GetParam().family);
+  const auto inputs = make_inputs(GetParam());
+  const at::NoGradGuard no_grad;
+  at::Tensor expected;
+  {
+    const auto backbone = make_backbone(GetParam().family);
+    const auto expert = make_expert(GetParam().kind, *backbone);
+    expected = backbone->forward(inputs, {}).last_hidden_state;
+    save_expert(*expert, folder, {{"backbone_fingerprint", "abc"}, {"backbone", "tiny"}});
+  }
+  const auto backbone = make_backbone(GetParam().family);
+  EXPECT_THROW(load_expert(folder, *backbone, "another"), Error);
+  const auto expert = load_expert(folder, *backbone, "abc");
+  EXPECT_EQ(expert->kind(), GetParam().kind);
+  EXPECT_TRUE(at::equal(backbone->forward(inputs, {}).last_hidden_state, expected));
+  std::filesystem::remove_all(folder);
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const std::string kind : {"full", "bitfit", "lora", "adapter", "prefix", "prompt"}) {
+    all.push_back({kind, "bert", false});
+    all.push_back({kind, "bert", true});
+    all.push_back({kind, "vit", false});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Kinds, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.kind + "_" + info.param.family + (info.param.packed ? "_packed" : ""); });
+
+TEST(Experts, SeveralKindsOnOneBackbone) {
+  const auto backbone = make_backbone("bert");
+  const auto inputs = make_inputs({"", "bert", true});
+  const at::NoGradGuard no_grad;
+  const at::Tensor before = backbone->forward(inputs, {}).last_hidden_state;
+  auto lora = make_expert("lora", *backbone);
+  auto prefix = make_expert("prefix", *backbone);
+  const auto adapter = make_expert("adapter", *backbone);
+  EXPECT_THROW(make_expert("prefix", *backbone), Error);
+  lora.reset();
+  prefix->set_enabled(false);
+  adapter->set_enabled(false);
+  EXPECT_TRUE(at::equal(backbone->forward(inputs, {}).last_hidden_state, before));
+}
+
+TEST(Experts, UnknownNamesGetTheNearest) {
+  try {
+    expert_recipe("lorra");
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean \"lora\""), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace mmtune::experts
