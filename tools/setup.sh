@@ -61,7 +61,10 @@ make_venv() {
 
 # Hash of everything that a requirements file asks for, the files that it includes with -r too (they include no further ones).
 requirements_hash() {
-  sed -n 's/^-r //p' "requirements/$1.txt" | sed 's|^|requirements/|' | xargs -r cat "requirements/$1.txt" | sha256sum | cut -c1-16
+  {
+    cat "requirements/$1.txt"
+    sed -n 's|^-r |requirements/|p' "requirements/$1.txt" | xargs -r cat
+  } | sha256sum | cut -c1-16
 }
 
 install_requirements() {
@@ -70,7 +73,7 @@ install_requirements() {
   stamp="$VENV/.mmtune-$group-$(requirements_hash "$group")"
   [ -e "$stamp" ] && return 0
   make_venv
-  echo "setup: installing requirements/$group.txt into $VENV"
+  echo "setup: installing requirements/$group.txt into $VENV (minutes, the first time)"
   "$VENV/bin/python" -m pip install --disable-pip-version-check -q -r "requirements/$group.txt" ||
     fail "cannot install Python packages. Try: $VENV/bin/python -m pip install -r requirements/$group.txt"
   touch "$stamp"
