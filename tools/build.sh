@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Configures and builds. usage: tools/build.sh program | unit | bench | asan | fuzz
+# Configures and builds. usage: tools/build.sh program | unit | bench | asan | fuzz | lint
 # Environment: BUILD (build), VENV (.venv), TORCH_DIR, JOBS; set by the Makefile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,8 +53,16 @@ case ${1:-} in
     configure build-fuzz -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14 -DMMTUNE_TORCH=OFF -DMMTUNE_FUZZ=ON
     cmake --build build-fuzz -j "$JOBS"
     ;;
+  lint)
+    command -v clang++-14 >/dev/null || {
+      echo "build: clang++-14 not found. Install it with: sudo apt-get install clang-14" >&2
+      exit 1
+    }
+    configure build-lint -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14 -DTORCH_DIR="$(torch_dir)"
+    cmake --build build-lint -j "$JOBS" --target CMakeFiles/mmtune_torch.dir/cmake_pch.hxx.pch
+    ;;
   *)
-    echo "usage: tools/build.sh program | unit | bench | asan | fuzz" >&2
+    echo "usage: tools/build.sh program | unit | bench | asan | fuzz | lint" >&2
     exit 2
     ;;
 esac
