@@ -170,15 +170,19 @@ void resample_rows(const std::uint8_t* in, std::int64_t in_width, std::int64_t r
   const std::int64_t out_stride = out_width * 3;
 #if defined(__AVX2__)
   const GroupedTaps grouped = group_taps(taps);
-  // The kernel reads up to 13 bytes behind a row (with weight zero): behind the last row there is nothing, so that it is copied.
-  std::vector<std::uint8_t> last(static_cast<std::size_t>(in_stride) + 16);
-  if (rows > 0) std::copy_n(in + (rows - 1) * in_stride, in_stride, last.begin());
+  // The kernel reads up to 13 bytes behind a row (with weight zero). Behind the last rows there may be nothing, so that they are copied to
+  // where there is; more than one row where they are narrow.
+  constexpr std::int64_t margin = 16;
+  const std::int64_t copied = std::min(rows, 1 + margin / in_stride);
+  const std::int64_t first_copied = rows - copied;
+  std::vector<std::uint8_t> copy(static_cast<std::size_t>(copied * in_stride + margin));
+  std::copy_n(in + first_copied * in_stride, copied * in_stride, copy.begin());
   for (std::int64_t y = 0; y < rows; y += 4) {
     const std::uint8_t* sources[4];
     std::uint8_t* targets[4];
     for (std::int64_t r = 0; r < 4; ++r) {
       const std::int64_t row = std::min(y + r, rows - 1);  // the last block may repeat the last row
-      sources[r] = row == rows - 1 ? last.data() : in + row * in_stride;
+      sources[r] = row < first_copied ? in + row * in_stride : copy.data() + (row - first_copied) * in_stride;
       targets[r] = out + row * out_stride;
     }
     four_rows(sources, taps, grouped, targets);
