@@ -1,0 +1,60 @@
+#pragma once
+// What turns the towers' features into logits: late fusion, stand-ins for absent modalities, and a linear map or an MLP.
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nn/context.h"
+#include "nn/parameters.h"
+#include "train/recipe.h"
+
+namespace mmtune::train {
+
+struct HeadTower {
+  std::string name;
+  std::int64_t width = 0;
+  bool learn_absent = false;  ///< a learned feature stands in where an example lacks this tower's modality
+};
+
+/// One tower's features of a batch: rows [U, D] of distinct inputs, and each example's row (-1: absent).
+struct TowerFeatures {
+  at::Tensor rows;  ///< undefined where no example has the modality
+  std::vector<std::int64_t> row;
+};
+
+class Head {
+ public:
+  /// Weights normal(0, 0.02) from `generator`, biases and stand-ins zero.
+  Head(const HeadSection& section, std::vector<HeadTower> towers, std::int64_t outputs, at::Generator generator);
+
+  /// Features of the towers in their order → logits [B, outputs]. Throws Error where an example lacks a modality that nothing stands in for.
+  at::Tensor operator()(const std::vector<TowerFeatures>& features, const nn::Context& context) const;
+
+  /// "weight", "bias" (linear), "0.weight", "0.bias", "2.weight", "2.bias" (mlp), with the tower's name in front under mean_logits;
+  /// "absent.main", "absent.condition" where they are learned.
+  const std::vector<nn::NamedTensor>& tensors() const { return tensors_; }
+  /// Multiply-accumulates of an example.
+  std::int64_t macs() const;
+
+ private:
+  struct Layers {
+    at::Tensor weight, bias, second_weight, second_bias;
+  };
+  Layers make_layers(const std::string& prefix, std::int64_t width, at::Generator& generator);
+  at::Tensor leaf(const std::string& name, at::IntArrayRef shape, at::Generator* generator);
+  at::Tensor apply(const Layers& layers, const at::Tensor& features, const nn::Context& context) const;
+  at::Tensor concatenated(const std::vector<TowerFeatures>& features) const;
+
+  HeadSection section_;
+  std::vector<HeadTower> towers_;
+  std::int64_t outputs_;
+  std::vector<Layers> layers_;       ///< one, or one a tower under mean_logits
+  std::vector<at::Tensor> absent_;   ///< per tower, undefined where nothing stands in
+  std::vector<nn::NamedTensor> tensors_;
+};
+
+}  // namespace mmtune::train

@@ -1,0 +1,219 @@
+#include "train/inputs.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace mmtune::train {
+
+namespace {
+
+using backbones::Modality;
+
+at::Tensor to_tensor(const std::vector<std::int64_t>& values) {
+  at::Tensor out = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
+  std::copy(values.begin(), values.end(), out.data_ptr<std::int64_t>());
+  return out;
+}
+
+std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+/// All rows behind each other, without padding.
+void collate_packed(std::span<const InputReader::Item> items, TowerBatch& batch) {
+  std::vector<std::int64_t> lengths, ids, types;
+  for (const InputReader::Item& item : items) {
+    lengths.push_back(static_cast<std::int64_t>(item.ids.size()));
+    ids.insert(ids.end(), item.ids.begin(), item.ids.end());
+    types.insert(types.end(), item.type_ids.begin(), item.type_ids.end());
+  }
+  batch.tokens = lengths;
+  batch.inputs.text_layout = nn::Layout::packed(std::move(lengths));
+  batch.inputs.input_ids = to_tensor(ids);
+  batch.inputs.token_type_ids = to_tensor(types);
+}
+
+/// Every row padded on the right to the longest.
+void collate_padded(std::span<const InputReader::Item> items, const text::Tokenizer& tokenizer, TowerBatch& batch) {
+  std::size_t longest = 0;
+  for (const InputReader::Item& item : items) longest = std::max(longest, item.ids.size());
+  const auto width = static_cast<std::int64_t>(longest);
+  const auto count = static_cast<std::int64_t>(items.size());
+  batch.inputs.input_ids = at::full({count, width}, tokenizer.padding_id(), at::kLong);
+  batch.inputs.token_type_ids = at::full({count, width}, tokenizer.padding_type_id(), at::kLong);
+  at::Tensor mask = at::zeros({count, width}, at::kBool);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const auto row = static_cast<std::int64_t>(i), length = static_cast<std::int64_t>(items[i].ids.size());
+    std::copy(items[i].ids.begin(), items[i].ids.end(), batch.inputs.input_ids.data_ptr<std::int64_t>() + row * width);
+    std::copy(items[i].type_ids.begin(), items[i].type_ids.end(), batch.inputs.token_type_ids.data_ptr<std::int64_t>() + row * width);
+    mask.select(0, row).slice(0, 0, length).fill_(true);
+  }
+  batch.inputs.input_ids = batch.inputs.input_ids.flatten();
+  batch.inputs.token_type_ids = batch.inputs.token_type_ids.flatten();
+  batch.inputs.text_layout = nn::Layout::uniform(count, width, mask);
+  batch.tokens.assign(items.size(), width);
+}
+
+void collate_pictures(std::span<const InputReader::Item> items, const backbones::BackboneInfo& info, TowerBatch& batch) {
+  const vision::PixelValues& first = items.front().pixels;
+  batch.inputs.pixel_values = at::empty({static_cast<std::int64_t>(items.size()), 3, first.height, first.width}, at::kFloat);
+  auto* out = batch.inputs.pixel_values.data_ptr<float>();
+  for (const InputReader::Item& item : items) out = std::copy(item.pixels.values.begin(), item.pixels.values.end(), out);
+  batch.tokens.assign(items.size(), info.max_length);
+}
+
+}  // namespace
+
+InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, InputField field,
+                         std::optional<std::int64_t> max_length, Packing packing)
+    : info_(info), field_(field), packing_(packing) {
+  const std::string folder = checkpoint.folder().string();
+  if (field_ == InputField::automatic && info.modality == Modality::image) field_ = InputField::image;
+  const bool pictures = field_ == InputField::image || field_ == InputField::image_pair;
+  if (pictures != (info.modality == Modality::image))
+    throw UsageError({.what = "the input field does not fit the backbone", .where = folder,
+                      .expected = std::string(backbones::name_of(info.modality)), .got = pictures ? "image" : "text"});
+  if (pictures) {
+    processor_ = vision::ImageProcessor::open(checkpoint.folder());
+    return;
+  }
+  tokenizer_ = text::Tokenizer::open(checkpoint.folder());
+  max_length_ = info.max_length;
+  if (const auto limit = tokenizer_->model_max_length()) max_length_ = std::min(max_length_, *limit);
+  if (max_length) {
+    if (*max_length > info.max_length)
+      throw UsageError({.what = "longer than the backbone has positions for", .where = "backbone.max_length",
+                        .expected = "at most " + std::to_string(info.max_length) + " (" + folder + ")",
+                        .got = std::to_string(*max_length)});
+    max_length_ = *max_length;
+  }
+}
+
+const data::MediaRef* InputReader::media(const data::Example& example) const {
+  const auto& ref = field_ == InputField::image_pair ? example.image_pair : example.image;
+  return ref ? &*ref : nullptr;
+}
+
+bool InputReader::has(const data::Example& example) const {
+  if (processor_) return media(example) != nullptr;
+  return field_ == InputField::text_pair ? example.text_pair.has_value() : example.text.has_value();
+}
+
+std::string InputReader::key(const data::Example& example) const {
+  if (processor_) {
+    const data::MediaRef& ref = *media(example);
+    return ref.file.string() + '\0' + ref.member + '\0' + std::to_string(ref.offset) + '\0' + std::to_string(ref.size);
+  }
+  if (field_ == InputField::text_pair) return *example.text_pair;
+  if (field_ == InputField::automatic && example.text_pair) return *example.text + '\0' + *example.text_pair;
+  return *example.text;
+}
+
+InputReader::Item InputReader::read(const data::Example& example) const try {
+  Item item;
+  if (processor_) {
+    const data::MediaRef& ref = *media(example);
+    const std::string bytes = data::read_media(ref);
+    item.pixels = (*processor_)(vision::decode_image(bytes_of(bytes), ref.display()));
+    if (item.pixels.height != info_.image_height || item.pixels.width != info_.image_width)
+      throw Error({.what = "the processor makes pictures of another size than the backbone takes", .where = ref.display(),
+                   .expected = std::to_string(info_.image_height) + "x" + std::to_string(info_.image_width),
+                   .got = std::to_string(item.pixels.height) + "x" + std::to_string(item.pixels.width),
+                   .hint = "see preprocessor_config.json"});
+    return item;
+  }
+  const text::EncodeOptions options{.max_length = max_length_, .with_offsets = false};
+  text::Encoding encoding;
+  if (field_ == InputField::text_pair) {
+    encoding = tokenizer_->encode(*example.text_pair, options);
+  } else if (field_ == InputField::automatic && example.text_pair) {
+    encoding = tokenizer_->encode_pair(*example.text, *example.text_pair, options);
+  } else {
+    encoding = tokenizer_->encode(*example.text, options);
+  }
+  if (encoding.ids.empty()) throw Error({.what = "the text has no tokens", .where = "text"});
+  item.ids = std::move(encoding.ids);
+  item.type_ids = std::move(encoding.type_ids);
+  return item;
+} catch (const Error& error) {
+  throw Error({.what = error.what(), .where = "example " + printable(example.id)});
+}
+
+TowerBatch InputReader::collate(std::span<const Item> items) const {
+  TowerBatch batch;
+  batch.rows = static_cast<std::int64_t>(items.size());
+  if (items.empty()) return batch;
+  if (processor_) {
+    collate_pictures(items, info_, batch);
+  } else if (packing_ == Packing::packed) {
+    collate_packed(items, batch);
+  } else {
+    collate_padded(items, *tokenizer_, batch);
+  }
+  return batch;
+}
+
+std::string InputReader::describe() const {
+  if (processor_) return processor_->describe();
+  return "text of at most " + std::to_string(max_length_) + " tokens, field " + std::to_string(static_cast<int>(field_)) +
+         (packing_ == Packing::packed ? ", packed" : ", padded");
+}
+
+Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64_t> indices) const {
+  Batch batch;
+  struct Rows {
+    std::unordered_map<std::string, std::int64_t> row_of;
+    std::vector<InputReader::Item> items;
+    std::vector<std::int64_t> stored, row;
+  };
+  std::vector<Rows> rows(sources_.size());
+  for (const std::int64_t index : indices) {
+    const data::Example& example = dataset.examples[static_cast<std::size_t>(index)];
+    std::vector<std::int64_t> row(sources_.size(), -1);
+    try {
+      bool any = false;
+      for (std::size_t t = 0; t < sources_.size(); ++t) {
+        const Source& source = sources_[t];
+        if (!source.reader->has(example)) continue;
+        any = true;
+        const std::string key = source.reader->key(example);
+        const auto found = rows[t].row_of.find(key);
+        if (found != rows[t].row_of.end()) {
+          row[t] = found->second;
+          continue;
+        }
+        if (source.store != nullptr) {
+          const auto stored = source.store->row_of.find(key);
+          if (stored == source.store->row_of.end())
+            throw Error({.what = "an input could not be read when features were made", .where = "example " + printable(example.id)});
+          rows[t].stored.push_back(stored->second);
+        } else {
+          rows[t].items.push_back(source.reader->read(example));
+        }
+        row[t] = static_cast<std::int64_t>(rows[t].row_of.size());
+        rows[t].row_of.emplace(key, row[t]);
+      }
+      if (!any)
+        throw Error({.what = "has nothing that a tower could read", .where = "example " + printable(example.id),
+                     .hint = "map the file's fields with data.columns"});
+    } catch (const Error& error) {
+      if (on_error_ == OnError::stop) throw;
+      batch.skipped.emplace_back(error.what());
+      continue;
+    }
+    batch.examples.push_back(index);
+    for (std::size_t t = 0; t < sources_.size(); ++t) rows[t].row.push_back(row[t]);
+  }
+  for (std::size_t t = 0; t < sources_.size(); ++t) {
+    TowerBatch tower = sources_[t].reader->collate(rows[t].items);
+    tower.row = std::move(rows[t].row);
+    tower.stored = std::move(rows[t].stored);
+    if (sources_[t].store != nullptr) tower.rows = static_cast<std::int64_t>(tower.stored.size());
+    batch.towers.push_back(std::move(tower));
+  }
+  return batch;
+}
+
+}  // namespace mmtune::train

@@ -1,0 +1,96 @@
+#pragma once
+// From examples to what towers eat: loader threads tokenise and decode here, each distinct text or picture of a batch once.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "data/dataset.h"
+#include "io/checkpoint.h"
+#include "text/tokenizer.h"
+#include "train/recipe.h"
+#include "vision/processor.h"
+
+namespace mmtune::train {
+
+/// Features of inputs that a frozen tower was already shown, by InputReader::key.
+struct FeatureStore {
+  at::Tensor features;  ///< [U, D]
+  std::unordered_map<std::string, std::int64_t> row_of;
+};
+
+/// One tower's share of a batch. Rows are the distinct inputs; `row` says which of them an example has.
+struct TowerBatch {
+  std::vector<std::int64_t> row;     ///< one an example; -1: the example lacks this modality
+  std::int64_t rows = 0;             ///< distinct inputs
+  backbones::ModelInputs inputs;     ///< of all rows, unless `stored`
+  std::vector<std::int64_t> tokens;  ///< of each row, as Backbone::macs counts them
+  std::vector<std::int64_t> stored;  ///< where all rows lie in the tower's FeatureStore, instead of inputs
+};
+
+struct Batch {
+  std::vector<std::int64_t> examples;  ///< indices into the data set
+  std::vector<TowerBatch> towers;
+  std::vector<std::string> skipped;  ///< one message for every example that could not be read (data.on_error = "skip")
+};
+
+/// Reads one field of examples for one tower: a tokenizer or an image processor, and the limits that hold. Safe to use from any thread.
+class InputReader {
+ public:
+  /// One input as the loader keeps it until the batch is put together.
+  struct Item {
+    std::vector<std::int64_t> ids, type_ids;
+    vision::PixelValues pixels;
+  };
+
+  /// Throws Error: no tokenizer or processor in the folder, a field of another modality than the backbone's, a max_length over what the
+  /// backbone has positions for.
+  InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, InputField field,
+              std::optional<std::int64_t> max_length, Packing packing);
+
+  bool has(const data::Example& example) const;
+  /// Equal for equal inputs.
+  std::string key(const data::Example& example) const;
+  /// Throws Error naming the example and the file at fault.
+  Item read(const data::Example& example) const;
+  /// Puts items together as rows in their order; fills rows, inputs and tokens.
+  TowerBatch collate(std::span<const Item> items) const;
+  backbones::Modality modality() const { return info_.modality; }
+  /// Whatever decides the tensors, in one line: for cache keys.
+  std::string describe() const;
+
+ private:
+  const data::MediaRef* media(const data::Example& example) const;
+
+  backbones::BackboneInfo info_;
+  InputField field_;
+  Packing packing_;
+  std::int64_t max_length_ = 0;
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::unique_ptr<vision::ImageProcessor> processor_;
+};
+
+/// The towers' readers together.
+class BatchReader {
+ public:
+  struct Source {
+    const InputReader* reader = nullptr;
+    const FeatureStore* store = nullptr;  ///< null: nothing is stored
+  };
+  BatchReader(std::vector<Source> sources, OnError on_error) : sources_(std::move(sources)), on_error_(on_error) {}
+
+  /// The examples of `dataset` at `indices`; those that cannot be read are left out or thrown, as data.on_error says.
+  Batch read(const data::Dataset& dataset, std::span<const std::int64_t> indices) const;
+
+ private:
+  std::vector<Source> sources_;
+  OnError on_error_;
+};
+
+}  // namespace mmtune::train

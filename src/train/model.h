@@ -1,0 +1,59 @@
+#pragma once
+// The whole of what is trained and asked: towers, the head over their features, and the trainable tensors of both in one flat buffer.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "nn/parameters.h"
+#include "train/head.h"
+#include "train/inputs.h"
+#include "train/optimiser.h"
+#include "train/recipe.h"
+#include "train/tower.h"
+
+namespace mmtune::train {
+
+class Model {
+ public:
+  /// Opens the towers that the recipe names; no experts and no head yet.
+  explicit Model(const Recipe& recipe);
+
+  /// Builds the recipe's experts on their towers, seeded by train.seed.
+  void build_experts(const Recipe& recipe);
+  /// Builds the head; `learn_absent` has one entry a tower. Seeded by train.seed.
+  void build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent);
+  /// Gathers all trainable tensors into the flat buffers. Call once, after both builds.
+  std::vector<OptimiserGroup> gather(const TrainSection& section);
+
+  std::vector<std::unique_ptr<Tower>>& towers() { return towers_; }
+  const std::vector<std::unique_ptr<Tower>>& towers() const { return towers_; }
+  const Head& head() const { return *head_; }
+  nn::Parameters& parameters() { return parameters_; }
+
+  /// Which towers lack something to read in some example of `dataset`.
+  std::vector<bool> lacking(const data::Dataset& dataset) const;
+  /// Features that tower `tower` gave to inputs before; taken instead of a forward pass wherever a batch says so.
+  void set_store(std::size_t tower, FeatureStore store);
+  const FeatureStore* store(std::size_t tower) const { return stores_[tower].get(); }
+  BatchReader reader(OnError on_error) const;
+
+  /// Logits [B, outputs] of a batch.
+  at::Tensor forward(const Batch& batch, const nn::Context& context) const;
+  /// Operations of a training step on the batch.
+  PassMacs macs(const Batch& batch) const;
+
+ private:
+  std::vector<std::unique_ptr<Tower>> towers_;
+  std::vector<std::unique_ptr<FeatureStore>> stores_;
+  std::unique_ptr<Head> head_;
+  nn::Parameters parameters_;
+};
+
+}  // namespace mmtune::train

@@ -1,0 +1,114 @@
+#include "train/optimiser.h"
+
+#include <ATen/ATen.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_fused_sgd.h>
+
+#include <cmath>
+#include <map>
+#include <utility>
+
+namespace mmtune::train {
+
+namespace {
+
+class AdamW final : public Optimiser {
+ public:
+  AdamW(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
+      : beta1_(section.beta1), beta2_(section.beta2), eps_(section.eps), parameters_(parameters), groups_(std::move(groups)) {
+    first_ = at::zeros_like(parameters.values());
+    second_ = at::zeros_like(parameters.values());
+  }
+
+  void step(std::int64_t step, double lr) override {
+    const at::Tensor count = at::full({}, static_cast<double>(step + 1), at::kFloat);
+    for (const OptimiserGroup& group : groups_) {
+      const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
+      at::_fused_adamw_({span(parameters_.values())}, {span(parameters_.gradients())}, {span(first_)}, {span(second_)}, {}, {count},
+                        lr * group.lr_scale, beta1_, beta2_, group.weight_decay, eps_, false, false);
+    }
+  }
+
+  std::vector<nn::NamedTensor> state() override { return {{"adamw.first", first_}, {"adamw.second", second_}}; }
+
+ private:
+  double beta1_, beta2_, eps_;
+  nn::Parameters& parameters_;
+  std::vector<OptimiserGroup> groups_;
+  at::Tensor first_, second_;
+};
+
+class Sgd final : public Optimiser {
+ public:
+  Sgd(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
+      : momentum_(section.momentum), parameters_(parameters), groups_(std::move(groups)) {
+    velocity_ = at::zeros_like(parameters.values());
+  }
+
+  void step(std::int64_t, double lr) override {
+    for (const OptimiserGroup& group : groups_) {
+      const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
+      at::_fused_sgd_({span(parameters_.values())}, {span(parameters_.gradients())}, {span(velocity_)}, group.weight_decay, momentum_,
+                      lr * group.lr_scale, 0.0, false, false, false);
+    }
+  }
+
+  std::vector<nn::NamedTensor> state() override { return {{"sgd.velocity", velocity_}}; }
+
+ private:
+  double momentum_;
+  nn::Parameters& parameters_;
+  std::vector<OptimiserGroup> groups_;
+  at::Tensor velocity_;
+};
+
+}  // namespace
+
+std::vector<OptimiserGroup> flatten_into_groups(nn::Parameters& parameters, const TrainSection& section) {
+  // A group is told by its rate and decay: tensors with the same ones share a span.
+  std::vector<std::pair<double, double>> kinds;
+  std::map<std::string, std::int64_t> group_of;
+  std::vector<bool> used(section.groups.size(), false);
+  for (const nn::NamedTensor& item : parameters.items()) {
+    std::pair<double, double> kind(1.0, item.tensor.dim() > 1 ? section.weight_decay : 0.0);
+    for (std::size_t i = 0; i < section.groups.size(); ++i) {
+      if (!nn::matches(item.name, section.groups[i].pattern)) continue;
+      kind.first = section.groups[i].lr_scale;
+      kind.second = section.groups[i].weight_decay.value_or(kind.second);
+      used[i] = true;
+      break;
+    }
+    auto found = std::find(kinds.begin(), kinds.end(), kind);
+    if (found == kinds.end()) found = kinds.insert(kinds.end(), kind);
+    group_of[item.name] = found - kinds.begin();
+  }
+  for (std::size_t i = 0; i < used.size(); ++i) {
+    if (used[i]) continue;
+    std::string names;
+    for (std::size_t k = 0; k < parameters.items().size() && k < 5; ++k) names += (k ? ", " : "") + parameters.items()[k].name;
+    throw UsageError({.what = "pattern matches no trainable tensor that an earlier pattern leaves",
+                      .where = "train.groups[" + std::to_string(i) + "].pattern",
+                      .expected = "part of a name such as " + names,
+                      .got = "\"" + printable(section.groups[i].pattern) + "\""});
+  }
+  parameters.flatten([&](const std::string& name) { return group_of.at(name); });
+  std::vector<OptimiserGroup> groups;
+  for (std::size_t i = 0; i < parameters.groups().size(); ++i) {
+    const auto [begin, end] = parameters.groups()[i];
+    groups.push_back({begin, end, kinds[i].first, kinds[i].second});
+  }
+  return groups;
+}
+
+double clip_gradient(at::Tensor& gradient, double limit) {
+  const double norm = gradient.norm().item<double>();
+  if (limit > 0 && std::isfinite(norm) && norm > limit) gradient.mul_(limit / (norm + 1e-6));
+  return norm;
+}
+
+std::unique_ptr<Optimiser> make_optimiser(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups) {
+  if (section.optimizer == OptimiserKind::sgd) return std::make_unique<Sgd>(section, parameters, std::move(groups));
+  return std::make_unique<AdamW>(section, parameters, std::move(groups));
+}
+
+}  // namespace mmtune::train

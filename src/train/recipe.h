@@ -1,0 +1,169 @@
+#pragma once
+// The recipe of a training: one struct a section, each declared once (core/options.h), so that reading, checking, --help, the reference
+// page and the resolved recipe of a run all come from the same place.
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "core/options.h"
+#include "data/dataset.h"
+#include "experts/expert.h"
+
+namespace mmtune::train {
+
+/// Which field of an example a tower reads. `automatic`: text (with text_pair where there is one) or image; where both towers have the
+/// same modality, the second reads text_pair or image_pair.
+enum class InputField { automatic, text, text_pair, image, image_pair };
+
+struct BackboneSection {
+  std::string main;
+  std::string condition;  ///< empty: one tower
+  backbones::Pooling main_pooling = backbones::Pooling::automatic;
+  backbones::Pooling condition_pooling = backbones::Pooling::automatic;
+  InputField main_input = InputField::automatic;
+  InputField condition_input = InputField::automatic;
+  std::optional<std::int64_t> max_length;
+};
+void declare(OptionVisitor& visitor, BackboneSection& section);
+
+/// Where an expert goes. A list of experts is written as [[expert]] tables; one [expert] table is a list of one.
+enum class ExpertTower { all, main, condition };
+
+/// The kind's own options live in its experts::ExpertRecipe.
+struct ExpertSection {
+  ExpertSection();
+  std::string method = "lora";
+  ExpertTower tower = ExpertTower::all;
+  std::map<std::string, std::unique_ptr<experts::ExpertRecipe>> kinds;  ///< by kind; `method` says which one counts
+  const experts::ExpertRecipe& recipe() const;
+};
+void declare(OptionVisitor& visitor, ExpertSection& section);
+
+enum class Fusion { concat, mean_logits };
+enum class HeadKind { linear, mlp };
+/// What stands in for a modality that an example lacks.
+enum class Absent { automatic, learned, error };
+
+struct HeadSection {
+  HeadKind kind = HeadKind::linear;
+  Fusion fusion = Fusion::concat;
+  std::int64_t hidden = 256;
+  double dropout = 0.0;
+  bool normalise = false;
+  Absent absent = Absent::automatic;
+};
+void declare(OptionVisitor& visitor, HeadSection& section);
+
+struct LossSection {
+  double label_smoothing = 0.0;
+  std::vector<double> class_weights;
+  bool balanced = false;
+};
+void declare(OptionVisitor& visitor, LossSection& section);
+
+enum class OnError { stop, skip };
+
+struct DataSection {
+  std::string train;
+  std::string valid;
+  double valid_fraction = 0.0;
+  std::map<std::string, std::string> columns;
+  std::string join, join_key, join_other_key;
+  std::map<std::string, std::string> where, train_where, valid_where, join_where;
+  std::vector<std::string> classes;
+  std::string classes_file;
+  bool multi_label = false;
+  std::string label_separator = "|";
+  bool quotes = true;
+  std::int64_t shots = 0;
+  std::int64_t shot_seed = 0;
+  std::int64_t limit = 0;
+  OnError on_error = OnError::stop;
+  std::int64_t workers = 1;
+  std::int64_t cache_mb = 1024;
+};
+void declare(OptionVisitor& visitor, DataSection& section);
+
+enum class OptimiserKind { adamw, sgd };
+enum class ScheduleKind { constant, linear, cosine, step };
+enum class Packing { packed, padded };
+enum class Unit { epochs, steps };
+
+/// Trainable tensors whose name matches `pattern` (nn::matches) learn with their own rate and decay.
+struct GroupSection {
+  std::string pattern;
+  double lr_scale = 1.0;
+  std::optional<double> weight_decay;
+};
+void declare(OptionVisitor& visitor, GroupSection& section);
+
+struct TrainSection {
+  std::int64_t epochs = 3;
+  std::int64_t steps = 0;  ///< 0: as many as the epochs need
+  std::int64_t batch = 32;
+  std::int64_t accumulate = 1;
+  double lr = 1e-3;
+  double weight_decay = 0.01;
+  OptimiserKind optimizer = OptimiserKind::adamw;
+  double momentum = 0.9;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  ScheduleKind schedule = ScheduleKind::linear;
+  double warmup = 0.0;
+  double min_lr_scale = 0.0;
+  double step_gamma = 0.1;
+  double step_every = 1.0;
+  double clip = 1.0;
+  std::vector<GroupSection> groups;
+  std::int64_t seed = 0;
+  std::int64_t threads = 0;
+  std::int64_t eval_every = 1;
+  Unit eval_unit = Unit::epochs;
+  std::int64_t eval_batch = 0;
+  std::string metric;
+  std::int64_t patience = 0;
+  std::int64_t checkpoint_every = 0;
+  std::int64_t log_every = 10;
+  Packing packing = Packing::packed;
+};
+void declare(OptionVisitor& visitor, TrainSection& section);
+
+struct EvalSection {
+  double threshold = 0.5;
+  std::int64_t bins = 15;
+  std::int64_t bootstrap = 1000;
+};
+void declare(OptionVisitor& visitor, EvalSection& section);
+
+struct Recipe {
+  std::string task = "classify";
+  BackboneSection backbone;
+  std::vector<ExpertSection> experts;
+  HeadSection head;
+  LossSection loss;
+  DataSection data;
+  TrainSection train;
+  EvalSection eval;
+};
+void declare(OptionVisitor& visitor, Recipe& recipe);
+
+/// Reads a recipe file and the key=value arguments. Paths in it that name existing files or folders become absolute, so that the recipe
+/// that a run keeps means the same from every working folder. Throws UsageError before anything else is opened.
+Recipe read_recipe_file(const std::filesystem::path& path, std::span<const std::string> assignments = {});
+
+/// The resolved recipe as TOML.
+std::string to_toml(Recipe& recipe);
+
+enum class Split { train, valid };
+/// How to read the manifest of a split; `classes` once they are known.
+data::ReadOptions read_options_of(const DataSection& section, Split split, std::vector<std::string> classes = {});
+
+}  // namespace mmtune::train

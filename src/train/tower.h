@@ -1,0 +1,67 @@
+#pragma once
+// A tower: a frozen backbone with the experts on it, what reads its inputs, and how its tokens become one feature.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "experts/expert.h"
+#include "io/checkpoint.h"
+#include "nn/context.h"
+#include "nn/parameters.h"
+#include "train/inputs.h"
+
+namespace mmtune::train {
+
+/// The operations of one pass, in multiply-accumulates: forward, and what its backward pass needs.
+struct PassMacs {
+  double forward = 0;
+  double backward = 0;
+};
+
+class Tower {
+ public:
+  /// Opens the model. `name` is "main" or "condition". Throws Error (missing files, unsupported architecture, no pooler).
+  Tower(std::string name, const std::string& model, backbones::Pooling pooling);
+  /// Opens what reads its inputs: the folder's tokenizer or image processor. Needed before reader().
+  void open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing);
+
+  const std::string& name() const { return name_; }
+  const io::Checkpoint& checkpoint() const { return checkpoint_; }
+  backbones::Backbone& backbone() const { return *backbone_; }
+  const InputReader& reader() const { return *reader_; }
+  backbones::Modality modality() const { return backbone_->info().modality; }
+  std::int64_t width() const { return backbone_->info().width; }
+
+  void add_expert(std::unique_ptr<experts::Expert> expert) { experts_.push_back(std::move(expert)); }
+  const std::vector<std::unique_ptr<experts::Expert>>& experts() const { return experts_; }
+  /// The experts' tensors under unique names: "main.lora.…"; a second expert of the same kind is "main.lora.2.…".
+  std::vector<nn::NamedTensor> tensors() const;
+  /// Whether anything below the pooled feature learns.
+  bool trainable() const { return !tensors().empty(); }
+
+  /// Inputs → [U, D], one feature a row. Nothing is kept for a backward pass where nothing is trainable or gradients are off.
+  at::Tensor features(const backbones::ModelInputs& inputs, const nn::Context& context) const;
+  /// Operations of one row of `tokens` tokens in training.
+  PassMacs macs(std::int64_t tokens) const;
+
+ private:
+  bool reads_first() const;
+
+  std::string name_;
+  io::Checkpoint checkpoint_;
+  std::unique_ptr<backbones::Backbone> backbone_;
+  std::unique_ptr<InputReader> reader_;
+  backbones::Pooling pooling_;
+  std::vector<std::unique_ptr<experts::Expert>> experts_;
+};
+
+/// The lowest layer that any of the names belongs to ("…layer.7.…"); 0 where a name belongs to none.
+std::int64_t lowest_layer(const std::vector<nn::NamedTensor>& tensors);
+
+}  // namespace mmtune::train
