@@ -148,7 +148,7 @@ void declare(OptionVisitor& v, TrainSection& s) {
            {.help = "learning rate over time, after the warm-up"});
   v.field("warmup", s.warmup, {.help = "linear warm-up: steps, or a share of all steps if below 1", .min = 0});
   v.field("min_lr_scale", s.min_lr_scale, {.help = "where linear and cosine end, as a share of lr", .min = 0, .max = 1});
-  v.field("step_gamma", s.step_gamma, {.help = "factor of schedule step", .above = 0, .max = 1});
+  v.field("step_gamma", s.step_gamma, {.help = "factor of schedule step", .max = 1, .above = 0});
   v.field("step_every", s.step_every, {.help = "epochs between two drops of schedule step", .above = 0});
   v.field("clip", s.clip, {.help = "largest norm of the whole gradient; 0: no clipping", .min = 0});
   v.tables("groups", s.groups, {.help = "tensors with a learning rate and decay of their own; the first match counts"});
@@ -170,7 +170,6 @@ void declare(OptionVisitor& v, TrainSection& s) {
 
 void declare(OptionVisitor& v, EvalSection& s) {
   v.field("threshold", s.threshold, {.help = "multi-label: a label is given where its probability reaches this", .above = 0, .below = 1});
-  v.field("bins", s.bins, {.help = "bins of the expected calibration error", .min = 2, .max = 1000});
   v.field("bootstrap", s.bootstrap, {.help = "resamples of the confidence interval; 0: none", .min = 0, .max = 1000000});
 }
 

@@ -138,7 +138,6 @@ void declare(OptionVisitor& visitor, TrainSection& section);
 
 struct EvalSection {
   double threshold = 0.5;
-  std::int64_t bins = 15;
   std::int64_t bootstrap = 1000;
 };
 void declare(OptionVisitor& visitor, EvalSection& section);

@@ -1,0 +1,45 @@
+#pragma once
+// A model's answers to a whole data set, in file order.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "report/metrics.h"
+#include "train/model.h"
+#include "train/task.h"
+
+namespace mmtune::train {
+
+struct ForwardOptions {
+  std::int64_t batch = 32;
+  int workers = 1;
+  OnError on_error = OnError::stop;
+  std::string label;           ///< of the progress bar; empty: none
+  std::function<bool()> stop;  ///< asked between batches; unset: never
+};
+
+/// Calls `use` with the logits [B, outputs] of every batch, without gradients. False where `stop` ended it early.
+bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
+                 const std::function<void(const at::Tensor&, const Batch&)>& use);
+
+struct Evaluation {
+  std::vector<report::Metric> metrics;
+  Json details;
+  std::int64_t examples = 0;
+  std::vector<std::string> skipped;  ///< messages of examples that could not be read
+  double seconds = 0;
+  const report::Metric* find(std::string_view name) const;
+};
+
+/// Nothing where `stop` ended it early. Throws Error where no example could be read.
+std::optional<Evaluation> evaluate(const Model& model, const Task& task, const data::Dataset& dataset, const ForwardOptions& options,
+                                   const std::optional<report::BootstrapOptions>& bootstrap = std::nullopt);
+
+/// {"accuracy": 0.9, "loss": 0.2}: null for what is not defined.
+Json to_json(const std::vector<report::Metric>& metrics);
+
+}  // namespace mmtune::train

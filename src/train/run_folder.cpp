@@ -1,0 +1,117 @@
+#include "train/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+#include "core/files.h"
+
+namespace mmtune::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder that holds nothing of ours but what making and locking it leaves.
+bool is_unused(const fs::path& path) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(path))
+    if (entry.path().filename() != ".lock" && entry.path().filename() != "checkpoints") return false;
+  return !fs::exists(path / "checkpoints") || fs::is_empty(path / "checkpoints");
+}
+
+}  // namespace
+
+RunFolder RunFolder::create(const fs::path& path) {
+  std::error_code error;
+  if (fs::exists(path, error) && (!fs::is_directory(path) || !is_unused(path)))
+    throw Error({.what = "the run folder exists already", .where = path.string(),
+                 .hint = "--resume goes on with it, --out names another one"});
+  RunFolder run(path);
+  run.make();
+  run.lock();
+  return run;
+}
+
+RunFolder RunFolder::resume(const fs::path& path) {
+  std::error_code error;
+  if (fs::exists(path, error) && (!fs::is_directory(path) || (!is_unused(path) && !fs::exists(path / "recipe.toml"))))
+    throw Error({.what = "not a run folder", .where = path.string(), .expected = "a folder that mmtune train made, with recipe.toml"});
+  RunFolder run(path);
+  run.make();
+  run.lock();
+  return run;
+}
+
+RunFolder RunFolder::open(const fs::path& path) {
+  for (const char* file : {"recipe.toml", "run.json"})
+    if (!fs::exists(path / file))
+      throw Error({.what = "not a run folder", .where = path.string(), .expected = "a folder that mmtune train made",
+                   .got = std::string("no ") + file});
+  return RunFolder(path);
+}
+
+RunFolder::RunFolder(RunFolder&& other) noexcept : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) ::close(lock_);
+}
+
+void RunFolder::make() {
+  std::error_code error;
+  fs::create_directories(path_ / "checkpoints", error);
+  if (error) throw Error({.what = "cannot make the run folder: " + error.message(), .where = path_.string()});
+}
+
+void RunFolder::lock() {
+  const fs::path file = path_ / ".lock";
+  lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock_ < 0)
+    throw Error({.what = std::string("cannot write into the run folder: ") + std::strerror(errno), .where = path_.string()});
+  // Released by the kernel when the process ends, however it ends. Where the file system knows no locks, nothing is guarded.
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    throw Error({.what = "another process trains in this run folder", .where = path_.string()});
+}
+
+bool RunFolder::has_checkpoint() const { return fs::exists(last()); }
+
+Json RunFolder::read_record() const { return read_json_file(record()); }
+
+void RunFolder::write_record(const Json& record_json) const {
+  write_file_atomically(record(), record_json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+void RunFolder::append_metrics(const Json& line) const {
+  const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  const int file = ::open(metrics().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const auto written = file < 0 ? -1 : ::write(file, text.data(), text.size());
+  const int reason = errno;
+  if (file >= 0) ::close(file);
+  if (written != static_cast<ssize_t>(text.size()))
+    throw Error({.what = std::string("cannot write: ") + (written < 0 ? std::strerror(reason) : "no space left on device"),
+                 .where = metrics().string()});
+}
+
+void RunFolder::rewind_metrics(std::int64_t step, std::int64_t evaluated_step) const {
+  if (!fs::exists(metrics())) return;
+  const std::string text = read_file(metrics());
+  std::string kept;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;
+    const std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    const Json json = Json::parse(line, nullptr, false);
+    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) continue;
+    const auto at = json["step"].get<std::int64_t>();
+    if (at <= (json.contains("valid") ? evaluated_step : step)) kept += line + "\n";
+  }
+  if (kept != text) write_file_atomically(metrics(), kept);
+}
+
+}  // namespace mmtune::train

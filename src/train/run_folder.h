@@ -1,0 +1,51 @@
+#pragma once
+// The folder that a training leaves: recipe.toml, run.json, metrics.jsonl, expert/, head.safetensors, checkpoints/.
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "core/json.h"
+
+namespace mmtune::train {
+
+class RunFolder {
+ public:
+  /// A new folder for a training. Throws Error: it exists and is not empty, or cannot be made.
+  static RunFolder create(const std::filesystem::path& path);
+  /// The folder of an interrupted training; made where it is not there yet. Throws Error: it is not a run, or another process trains in it.
+  static RunFolder resume(const std::filesystem::path& path);
+  /// For reading. Throws Error where there is no run.
+  static RunFolder open(const std::filesystem::path& path);
+  ~RunFolder();
+  RunFolder(RunFolder&& other) noexcept;
+  RunFolder& operator=(RunFolder&&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path recipe() const { return path_ / "recipe.toml"; }
+  std::filesystem::path record() const { return path_ / "run.json"; }
+  std::filesystem::path metrics() const { return path_ / "metrics.jsonl"; }
+  std::filesystem::path experts() const { return path_ / "expert"; }
+  std::filesystem::path head() const { return path_ / "head.safetensors"; }
+  std::filesystem::path last() const { return path_ / "checkpoints" / "last.safetensors"; }
+  std::filesystem::path best() const { return path_ / "checkpoints" / "best.safetensors"; }
+
+  bool has_checkpoint() const;
+  Json read_record() const;
+  void write_record(const Json& record) const;
+  /// Adds a line to metrics.jsonl.
+  void append_metrics(const Json& line) const;
+  /// Drops what was written after the checkpoint that a training resumes from: lines of later steps, validations of steps after
+  /// `evaluated_step`, and a line that was cut off.
+  void rewind_metrics(std::int64_t step, std::int64_t evaluated_step) const;
+
+ private:
+  explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
+  void make();
+  void lock();
+
+  std::filesystem::path path_;
+  int lock_ = -1;
+};
+
+}  // namespace mmtune::train

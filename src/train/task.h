@@ -1,0 +1,66 @@
+#pragma once
+// What a task is to the loop: targets and loss, metrics, and what a prediction looks like. A task is one file; the loop knows none.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "data/dataset.h"
+#include "report/metrics.h"
+#include "train/recipe.h"
+
+namespace mmtune::train {
+
+/// Gathers a model's answers to a data set, batch by batch, and judges them.
+class Scorer {
+ public:
+  virtual ~Scorer() = default;
+  /// Logits [B, outputs] of the examples at `examples`.
+  virtual void add(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) = 0;
+  /// `bootstrap` unset: without confidence intervals.
+  virtual std::vector<report::Metric> metrics(const std::optional<report::BootstrapOptions>& bootstrap) const = 0;
+  /// What does not fit into a number (confusion matrix, figures per class).
+  virtual Json details() const = 0;
+};
+
+/// One answer to one example.
+struct Prediction {
+  struct Item {
+    std::string label;
+    double score = 0;
+  };
+  std::vector<std::string> labels;  ///< the answer: one label, or those over the threshold
+  std::vector<Item> top;            ///< best first
+};
+
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual std::string_view name() const = 0;
+  /// Width of the head's output.
+  virtual std::int64_t outputs() const = 0;
+  /// What the summed losses of these examples are to be divided by to be a mean: known before any forward pass, so that accumulated
+  /// gradients are those of one large batch.
+  virtual double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const = 0;
+  /// Sum over the examples of their losses: a scalar with a graph.
+  virtual at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const = 0;
+  virtual std::unique_ptr<Scorer> scorer() const = 0;
+  virtual std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const = 0;
+  /// Names of metrics that training may go by, the default first.
+  virtual std::vector<std::string> metric_names() const = 0;
+  /// What predictions need to know again (the class list): kept in the run's record.
+  virtual Json describe() const = 0;
+};
+
+/// The recipe's task, made ready for the training data. Throws Error on data that cannot be learned from.
+std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train);
+/// The task of a finished run, from its record. Throws Error naming `where`.
+std::unique_ptr<Task> read_task(const Recipe& recipe, const Json& description, const std::string& where);
+
+}  // namespace mmtune::train
