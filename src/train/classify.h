@@ -26,7 +26,7 @@ class Classify final : public Task {
   std::vector<std::string> metric_names() const override;
   Json describe() const override;
 
-  const std::vector<std::string>& classes() const { return classes_; }
+  const std::vector<std::string>& classes() const override { return classes_; }
   bool multi_label() const { return multi_label_; }
 
  private:

@@ -84,10 +84,6 @@ at::Tensor Head::apply(const Layers& layers, const at::Tensor& features, const n
 at::Tensor Head::concatenated(const std::vector<TowerFeatures>& features) const {
   std::vector<at::Tensor> parts;
   for (std::size_t t = 0; t < features.size(); ++t) {
-    const bool lacking = std::any_of(features[t].row.begin(), features[t].row.end(), [](std::int64_t row) { return row < 0; });
-    if (lacking && !absent_[t].defined())
-      throw Error({.what = "an example lacks what the tower \"" + towers_[t].name + "\" reads, and nothing was learned that stands in for it",
-                   .hint = "train with head.absent = \"learned\", or with examples that lack it"});
     parts.push_back(rows_of_examples(features[t], absent_[t]));
   }
   return parts.size() == 1 ? parts.front() : at::cat(parts, 1);

@@ -31,12 +31,14 @@ class Head {
   /// Weights normal(0, 0.02) from `generator`, biases and stand-ins zero.
   Head(const HeadSection& section, std::vector<HeadTower> towers, std::int64_t outputs, at::Generator generator);
 
-  /// Features of the towers in their order → logits [B, outputs]. Throws Error where an example lacks a modality that nothing stands in for.
+  /// Features of the towers in their order → logits [B, outputs]. Every example has what `needs` says.
   at::Tensor operator()(const std::vector<TowerFeatures>& features, const nn::Context& context) const;
 
   /// "weight", "bias" (linear), "0.weight", "0.bias", "2.weight", "2.bias" (mlp), with the tower's name in front under mean_logits;
   /// "absent.main", "absent.condition" where they are learned.
   const std::vector<nn::NamedTensor>& tensors() const { return tensors_; }
+  /// Whether every example must have tower `tower`'s modality, because nothing stands in for it.
+  bool needs(std::size_t tower) const { return layers_.size() == 1 && !absent_[tower].defined(); }
   /// Multiply-accumulates of an example.
   std::int64_t macs() const;
 

@@ -66,6 +66,12 @@ void collate_pictures(std::span<const InputReader::Item> items, const backbones:
 
 }  // namespace
 
+void refuse_lacking(const data::Example& example, const std::string& tower) {
+  throw Error({.what = "lacks what the tower \"" + tower + "\" reads, and nothing is learned that stands in for it",
+               .where = "example " + printable(example.id),
+               .hint = "train with head.absent = \"learned\", or map the file's fields with data.columns"});
+}
+
 InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, InputField field,
                          std::optional<std::int64_t> max_length, Packing packing)
     : info_(info), field_(field), packing_(packing) {
@@ -92,6 +98,7 @@ InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::Back
 }
 
 const data::MediaRef* InputReader::media(const data::Example& example) const {
+  if (!processor_) return nullptr;
   const auto& ref = field_ == InputField::image_pair ? example.image_pair : example.image;
   return ref ? &*ref : nullptr;
 }
@@ -176,7 +183,10 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
       bool any = false;
       for (std::size_t t = 0; t < sources_.size(); ++t) {
         const Source& source = sources_[t];
-        if (!source.reader->has(example)) continue;
+        if (!source.reader->has(example)) {
+          if (source.required) refuse_lacking(example, source.tower);
+          continue;
+        }
         any = true;
         const std::string key = source.reader->key(example);
         const auto found = rows[t].row_of.find(key);

@@ -64,9 +64,10 @@ class InputReader {
   backbones::Modality modality() const { return info_.modality; }
   /// Whatever decides the tensors, in one line: for cache keys.
   std::string describe() const;
+  /// The picture that it reads of an example; null for texts and where there is none.
+  const data::MediaRef* media(const data::Example& example) const;
 
  private:
-  const data::MediaRef* media(const data::Example& example) const;
 
   backbones::BackboneInfo info_;
   InputField field_;
@@ -76,12 +77,17 @@ class InputReader {
   std::unique_ptr<vision::ImageProcessor> processor_;
 };
 
+/// Throws the Error for an example that lacks an input that the tower needs.
+[[noreturn]] void refuse_lacking(const data::Example& example, const std::string& tower);
+
 /// The towers' readers together.
 class BatchReader {
  public:
   struct Source {
     const InputReader* reader = nullptr;
     const FeatureStore* store = nullptr;  ///< null: nothing is stored
+    std::string tower;                    ///< for messages
+    bool required = false;                ///< an example that lacks this input is one that cannot be read
   };
   BatchReader(std::vector<Source> sources, OnError on_error) : sources_(std::move(sources)), on_error_(on_error) {}
 

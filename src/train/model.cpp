@@ -82,7 +82,7 @@ void Model::set_store(std::size_t tower, FeatureStore store) { stores_[tower] = 
 
 BatchReader Model::reader(OnError on_error) const {
   std::vector<BatchReader::Source> sources;
-  for (std::size_t t = 0; t < towers_.size(); ++t) sources.push_back({&towers_[t]->reader(), stores_[t].get()});
+  for (std::size_t t = 0; t < towers_.size(); ++t) sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), head_->needs(t)});
   return {std::move(sources), on_error};
 }
 

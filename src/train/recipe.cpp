@@ -197,6 +197,10 @@ Recipe read_recipe_file(const std::filesystem::path& path, std::span<const std::
   return recipe;
 }
 
+std::string describe_recipe() {
+  return options_as_help(document_options<Recipe>());
+}
+
 std::string to_toml(Recipe& recipe) {
   return write_toml([&](OptionVisitor& visitor) { declare(visitor, recipe); });
 }

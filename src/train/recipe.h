@@ -161,6 +161,9 @@ Recipe read_recipe_file(const std::filesystem::path& path, std::span<const std::
 /// The resolved recipe as TOML.
 std::string to_toml(Recipe& recipe);
 
+/// Every key with what it takes: the end of `mmtune train --help`.
+std::string describe_recipe();
+
 enum class Split { train, valid };
 /// How to read the manifest of a split; `classes` once they are known.
 data::ReadOptions read_options_of(const DataSection& section, Split split, std::vector<std::string> classes = {});

@@ -97,21 +97,33 @@ void RunFolder::append_metrics(const Json& line) const {
                  .where = metrics().string()});
 }
 
-void RunFolder::rewind_metrics(std::int64_t step, std::int64_t evaluated_step) const {
-  if (!fs::exists(metrics())) return;
+std::vector<std::pair<std::string, Json>> RunFolder::read_metrics() const {
+  std::vector<std::pair<std::string, Json>> lines;
+  if (!fs::exists(metrics())) return lines;
   const std::string text = read_file(metrics());
-  std::string kept;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = text.find('\n', begin);
     if (end == std::string::npos) break;
-    const std::string line = text.substr(begin, end - begin);
+    std::string line = text.substr(begin, end - begin);
     begin = end + 1;
-    const Json json = Json::parse(line, nullptr, false);
-    if (!json.is_object() || !json.contains("step") || !json["step"].is_number_integer()) continue;
-    const auto at = json["step"].get<std::int64_t>();
-    if (at <= (json.contains("valid") ? evaluated_step : step)) kept += line + "\n";
+    Json json = Json::parse(line, nullptr, false);
+    if (json.is_object() && json.contains("step") && json["step"].is_number_integer()) lines.emplace_back(std::move(line), std::move(json));
   }
-  if (kept != text) write_file_atomically(metrics(), kept);
+  return lines;
+}
+
+Json RunFolder::validation_at(std::int64_t step) const {
+  for (const auto& [line, json] : read_metrics())
+    if (json["step"] == step && json.contains("valid")) return json["valid"];
+  return nullptr;
+}
+
+void RunFolder::rewind_metrics(std::int64_t step, std::int64_t evaluated_step) const {
+  if (!fs::exists(metrics())) return;
+  std::string kept;
+  for (const auto& [line, json] : read_metrics())
+    if (json["step"].get<std::int64_t>() <= (json.contains("valid") ? evaluated_step : step)) kept += line + "\n";
+  write_file_atomically(metrics(), kept);
 }
 
 }  // namespace mmtune::train

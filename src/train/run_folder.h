@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/json.h"
 
@@ -35,6 +37,8 @@ class RunFolder {
   void write_record(const Json& record) const;
   /// Adds a line to metrics.jsonl.
   void append_metrics(const Json& line) const;
+  /// The metrics of the validation after `step`; null where there was none.
+  Json validation_at(std::int64_t step) const;
   /// Drops what was written after the checkpoint that a training resumes from: lines of later steps, validations of steps after
   /// `evaluated_step`, and a line that was cut off.
   void rewind_metrics(std::int64_t step, std::int64_t evaluated_step) const;
@@ -42,6 +46,8 @@ class RunFolder {
  private:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
   void make();
+  /// The whole lines of metrics.jsonl, as text and as JSON.
+  std::vector<std::pair<std::string, Json>> read_metrics() const;
   void lock();
 
   std::filesystem::path path_;

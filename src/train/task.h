@@ -54,6 +54,8 @@ class Task {
   virtual std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const = 0;
   /// Names of metrics that training may go by, the default first.
   virtual std::vector<std::string> metric_names() const = 0;
+  /// Label names in the order of the outputs; empty for tasks without labels.
+  virtual const std::vector<std::string>& classes() const = 0;
   /// What predictions need to know again (the class list): kept in the run's record.
   virtual Json describe() const = 0;
 };

@@ -50,6 +50,8 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
   return backbones::pool(backbone_->forward(inputs, own), pooling_, backbone_->info().modality);
 }
 
+std::string Tower::describe() const { return "pooling " + std::to_string(static_cast<int>(pooling_)) + ", " + reader_->describe(); }
+
 PassMacs Tower::macs(std::int64_t tokens) const {
   const auto forward = static_cast<double>(backbone_->macs(tokens, reads_first()));
   PassMacs total{.forward = forward};

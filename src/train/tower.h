@@ -47,6 +47,8 @@ class Tower {
 
   /// Inputs → [U, D], one feature a row. Nothing is kept for a backward pass where nothing is trainable or gradients are off.
   at::Tensor features(const backbones::ModelInputs& inputs, const nn::Context& context) const;
+  /// What besides the backbone's weights decides the features of a tower without experts.
+  std::string describe() const;
   /// Operations of one row of `tokens` tokens in training.
   PassMacs macs(std::int64_t tokens) const;
 

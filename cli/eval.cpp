@@ -1,0 +1,102 @@
+// mmtune eval RUN --data MANIFEST: the task's metrics with confidence intervals, loss and throughput.
+
+#include <cmath>
+#include <memory>
+
+#include "arguments.h"
+#include "commands.h"
+#include "core/log.h"
+#include "print.h"
+#include "report/table.h"
+#include "train/evaluate.h"
+#include "train/machine.h"
+#include "train/session.h"
+
+namespace mmtune::cli {
+
+namespace {
+
+struct Options {
+  std::string run;
+  std::vector<std::string> assignments;
+  std::string data;
+  std::int64_t batch = 32;
+  bool json = false;
+};
+
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+Json to_json(const train::Evaluation& evaluation, const data::Dataset& dataset) {
+  Json json = {{"data", dataset.source},
+               {"data_fingerprint", dataset.fingerprint},
+               {"examples", evaluation.examples},
+               {"skipped", evaluation.skipped.size()},
+               {"seconds", evaluation.seconds},
+               {"examples_per_second", static_cast<double>(evaluation.examples) / evaluation.seconds}};
+  for (const report::Metric& metric : evaluation.metrics) {
+    Json& entry = json["metrics"][metric.name];
+    entry["value"] = number(metric.value);
+    if (metric.interval) entry["interval"] = {number(metric.interval->low), number(metric.interval->high)};
+  }
+  json["details"] = evaluation.details;
+  return json;
+}
+
+std::string to_text(const train::Evaluation& evaluation) {
+  report::Table table({{"metric"}, {"value", report::Align::right}, {"95 % interval", report::Align::right}});
+  for (const report::Metric& metric : evaluation.metrics) {
+    std::string interval;
+    if (metric.interval) interval = report::fixed(metric.interval->low) + " – " + report::fixed(metric.interval->high);
+    table.add({metric.name, report::fixed(metric.value), interval});
+  }
+  std::string text = table.text() + "\n" + std::to_string(evaluation.examples) + " examples, " +
+                     report::fixed(static_cast<double>(evaluation.examples) / evaluation.seconds, 1) + " a second";
+  if (!evaluation.skipped.empty()) text += ", " + std::to_string(evaluation.skipped.size()) + " skipped";
+  return text + "\n";
+}
+
+int run(const Options& options, const Session& session) {
+  const train::TrainedRun opened = train::open_run(options.run, options.assignments);
+  train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
+  const data::Dataset dataset = data::read_dataset(train::question_options_of(opened.recipe.data, options.data, *opened.task));
+  std::optional<report::BootstrapOptions> bootstrap;
+  if (opened.recipe.eval.bootstrap > 0)
+    bootstrap = report::BootstrapOptions{.replicates = static_cast<std::size_t>(opened.recipe.eval.bootstrap)};
+  const auto evaluation = train::evaluate(*opened.model, *opened.task, dataset,
+                                          {.batch = options.batch,
+                                           .workers = static_cast<int>(opened.recipe.data.workers),
+                                           .on_error = opened.recipe.data.on_error,
+                                           .label = "evaluating"},
+                                          bootstrap);
+  if (!evaluation->skipped.empty())
+    log_warning(std::to_string(evaluation->skipped.size()) + " examples could not be read; the first: " + evaluation->skipped.front());
+  if (options.json) {
+    print_json(to_json(*evaluation, dataset));
+  } else {
+    print(to_text(*evaluation));
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command eval_command() {
+  return {.name = "eval",
+          .summary = "the task's metrics with confidence intervals, loss and throughput",
+          .example = "mmtune eval runs/banking77 --data banking77/test.jsonl\n"
+                     "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json",
+          .declare = [](Arguments& arguments) -> Action {
+            const auto options = std::make_shared<Options>();
+            arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});
+            arguments.positional("KEY=VALUE", &options->assignments,
+                                 {.help = "changes of the run's recipe: data.where.split=test", .required = false});
+            arguments.option("--data", &options->data, {.help = "labelled data, read as the recipe's [data] says", .required = true,
+                                                        .value = "MANIFEST"});
+            arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            arguments.flag("--json", options->json, "print JSON, with the confusion matrix and F1 of every class");
+            return [options](const Session& session) { return run(*options, session); };
+          },
+          .engine = true};
+}
+
+}  // namespace mmtune::cli

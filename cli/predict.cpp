@@ -1,0 +1,145 @@
+// mmtune predict RUN: answers with scores, for one example or for a manifest.
+
+#include <memory>
+
+#include "arguments.h"
+#include "commands.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "print.h"
+#include "report/table.h"
+#include "train/evaluate.h"
+#include "train/machine.h"
+#include "train/session.h"
+
+namespace mmtune::cli {
+
+namespace {
+
+struct Options {
+  std::string run;
+  std::vector<std::string> assignments;
+  std::optional<std::string> text, text_pair, image, image_pair;
+  std::string data;
+  std::int64_t top = 5;
+  std::int64_t batch = 32;
+  bool json = false;
+};
+
+Json to_json(const train::Prediction& prediction, const std::string& id, bool multi_label) {
+  Json json = Json::object();
+  if (!id.empty()) json["id"] = id;
+  if (multi_label) {
+    json["labels"] = prediction.labels;
+  } else {
+    json["label"] = prediction.labels.front();
+  }
+  for (const train::Prediction::Item& item : prediction.top) json["top"].push_back({{"label", item.label}, {"score", item.score}});
+  return json;
+}
+
+std::string to_text(const train::Prediction& prediction, bool multi_label) {
+  std::string text;
+  if (multi_label) {
+    std::string labels;
+    for (const std::string& label : prediction.labels) labels += (labels.empty() ? "" : ", ") + printable(label);
+    text = "labels: " + (labels.empty() ? "none" : labels) + "\n";
+  }
+  report::Table table({{"label"}, {"score", report::Align::right}});
+  for (const train::Prediction::Item& item : prediction.top) table.add({item.label, report::fixed(item.score)});
+  return text + table.text();
+}
+
+/// The one example that the options describe.
+data::Example example_of(const Options& options) {
+  data::Example example;
+  example.id = "the one given";
+  example.text = options.text;
+  example.text_pair = options.text_pair;
+  const auto media = [](const std::optional<std::string>& path) {
+    return path ? std::optional(data::MediaRef{.file = *path}) : std::nullopt;
+  };
+  example.image = media(options.image);
+  example.image_pair = media(options.image_pair);
+  return example;
+}
+
+bool is_multi_label(const train::TrainedRun& opened) { return opened.record.at("task").value("multi_label", false); }
+
+int predict_one(const Options& options, const train::TrainedRun& opened) {
+  data::Dataset dataset;
+  dataset.source = "the command line";
+  dataset.examples.push_back(example_of(options));
+  const train::ForwardOptions forward{.batch = 1, .workers = 0};
+  train::forward_all(*opened.model, dataset, forward, [&](const at::Tensor& logits, const train::Batch&) {
+    const train::Prediction prediction = opened.task->predict(logits, options.top).front();
+    if (options.json) {
+      print_json_line(to_json(prediction, "", is_multi_label(opened)));
+    } else {
+      print(to_text(prediction, is_multi_label(opened)));
+    }
+  });
+  return 0;
+}
+
+int predict_many(const Options& options, const train::TrainedRun& opened) {
+  data::ReadOptions read = train::question_options_of(opened.recipe.data, options.data, *opened.task);
+  read.require_labels = false;
+  read.classes.clear();  // labels, where there are any, are none of our business
+  const data::Dataset dataset = data::read_dataset(read);
+  const train::ForwardOptions forward{.batch = options.batch,
+                                      .workers = static_cast<int>(opened.recipe.data.workers),
+                                      .on_error = opened.recipe.data.on_error,
+                                      .label = "predicting"};
+  std::size_t skipped = 0;
+  std::string first;
+  train::forward_all(*opened.model, dataset, forward, [&](const at::Tensor& logits, const train::Batch& batch) {
+    skipped += batch.skipped.size();
+    if (first.empty() && !batch.skipped.empty()) first = batch.skipped.front();
+    if (batch.examples.empty()) return;
+    const std::vector<train::Prediction> predictions = opened.task->predict(logits, options.top);
+    for (std::size_t i = 0; i < predictions.size(); ++i) {
+      const std::string& id = dataset.examples[static_cast<std::size_t>(batch.examples[i])].id;
+      print_json_line(to_json(predictions[i], id, is_multi_label(opened)));
+    }
+  });
+  if (skipped > 0) log_warning(std::to_string(skipped) + " examples could not be read; the first: " + first);
+  return 0;
+}
+
+int run(const Options& options, const Session& session) {
+  const bool one = options.text || options.text_pair || options.image || options.image_pair;
+  if (one == !options.data.empty())
+    throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict", .where = "predict",
+                      .expected = "--text, --text-pair, --image or --image-pair, or --data MANIFEST"});
+  const train::TrainedRun opened = train::open_run(options.run, options.assignments);
+  train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
+  return one ? predict_one(options, opened) : predict_many(options, opened);
+}
+
+}  // namespace
+
+Command predict_command() {
+  return {.name = "predict",
+          .summary = "predictions with scores; JSON lines for a manifest",
+          .example = "mmtune predict runs/banking77 --text \"Where is my card?\" --top 3\n"
+                     "mmtune predict runs/vqa --image photo.jpg --text \"what colour is the shape?\"\n"
+                     "mmtune predict runs/banking77 --data new.jsonl > answers.jsonl",
+          .declare = [](Arguments& arguments) -> Action {
+            const auto options = std::make_shared<Options>();
+            arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});
+            arguments.positional("KEY=VALUE", &options->assignments, {.help = "changes of the run's recipe", .required = false});
+            arguments.option("--text", &options->text, {.help = "a text", .value = "TEXT"});
+            arguments.option("--text-pair", &options->text_pair, {.help = "its second half", .value = "TEXT"});
+            arguments.option("--image", &options->image, {.help = "a picture: JPEG, PNG or WebP", .value = "FILE"});
+            arguments.option("--image-pair", &options->image_pair, {.help = "a second picture", .value = "FILE"});
+            arguments.option("--data", &options->data, {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});
+            arguments.option("--top", &options->top, {.help = "labels to list", .value = "K", .min = 1});
+            arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            arguments.flag("--json", options->json, "print a JSON line for a single example too");
+            return [options](const Session& session) { return run(*options, session); };
+          },
+          .engine = true};
+}
+
+}  // namespace mmtune::cli

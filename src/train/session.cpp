@@ -1,0 +1,185 @@
+#include "train/session.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/nearest.h"
+#include "data/split.h"
+#include "io/safetensors.h"
+#include "nn/weights.h"
+
+namespace mmtune::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct PlacedExpert {
+  const Tower* tower;
+  const experts::Expert* expert;
+  std::string folder;  ///< below the run
+};
+
+std::vector<PlacedExpert> placed_experts(const Model& model) {
+  std::vector<PlacedExpert> placed;
+  for (const auto& tower : model.towers())
+    for (const auto& expert : tower->experts()) placed.push_back({tower.get(), expert.get(), "expert"});
+  if (placed.size() == 1) return placed;
+  std::map<std::string, int> seen;
+  for (PlacedExpert& one : placed) {
+    const std::string name = one.tower->name() + "-" + std::string(one.expert->kind());
+    const int number = ++seen[name];
+    one.folder = "expert/" + name + (number > 1 ? "-" + std::to_string(number) : "");
+  }
+  return placed;
+}
+
+std::string metric_of(const Recipe& recipe, const Task& task) {
+  const std::vector<std::string> names = task.metric_names();
+  if (recipe.train.metric.empty()) return names.front();
+  if (std::find(names.begin(), names.end(), recipe.train.metric) != names.end()) return recipe.train.metric;
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  const auto close = nearest(recipe.train.metric, names);
+  throw UsageError({.what = "no such metric", .where = "train.metric", .expected = "one of " + all,
+                    .got = "\"" + printable(recipe.train.metric) + "\"", .hint = close ? "did you mean \"" + *close + "\"?" : ""});
+}
+
+void fill_head(const Head& head, const fs::path& path) {
+  const io::SafetensorsFile file = io::SafetensorsFile::open(path);
+  const at::NoGradGuard no_grad;
+  for (const nn::NamedTensor& item : head.tensors()) {
+    const io::TensorEntry* entry = file.find(item.name);
+    if (entry == nullptr || at::IntArrayRef(entry->shape) != item.tensor.sizes())
+      throw Error({.what = "tensor \"" + item.name + "\" is missing or of another shape", .where = path.string()});
+    at::Tensor target = item.tensor;
+    target.copy_(nn::to_tensor(*entry, file.mapping()));
+  }
+  if (file.tensors().size() != head.tensors().size())
+    throw Error({.what = "holds tensors that the head does not have", .where = path.string(),
+                 .expected = std::to_string(head.tensors().size()), .got = std::to_string(file.tensors().size())});
+}
+
+/// Better now than in the middle of an epoch.
+void refuse_lacking_examples(const Model& model, const data::Dataset& dataset) {
+  for (std::size_t t = 0; t < model.towers().size(); ++t) {
+    if (!model.head().needs(t)) continue;
+    for (const data::Example& example : dataset.examples)
+      if (!model.towers()[t]->reader().has(example)) refuse_lacking(example, model.towers()[t]->name());
+  }
+}
+
+Tower& tower_named(Model& model, const std::string& name, const std::string& where) {
+  for (const auto& tower : model.towers())
+    if (tower->name() == name) return *tower;
+  throw Error({.what = "an expert belongs to a tower that the recipe does not have", .where = where, .got = printable(name)});
+}
+
+}  // namespace
+
+TrainingData read_training_data(const DataSection& section, std::int64_t seed) {
+  std::vector<std::string> classes = section.classes;
+  if (!section.classes_file.empty()) classes = data::read_class_names(section.classes_file);
+  TrainingData data;
+  data.train = data::read_dataset(read_options_of(section, Split::train, std::move(classes)));
+  if (!section.valid.empty() || !section.valid_where.empty()) {
+    data.valid = data::read_dataset(read_options_of(section, Split::valid, data.train.classes));
+  } else if (section.valid_fraction > 0) {
+    auto [train, valid] = data::split_dataset(data.train, section.valid_fraction, static_cast<std::uint64_t>(seed));
+    data.train = std::move(train);
+    data.valid = std::move(valid);
+  }
+  return data;
+}
+
+data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task) {
+  DataSection own = section;
+  own.train = path;
+  own.train_where.clear();
+  own.shots = 0;
+  own.limit = 0;
+  data::ReadOptions options = read_options_of(own, Split::train, task.classes());
+  options.columns_must_exist = false;
+  return options;
+}
+
+Training prepare_training(const Recipe& recipe) {
+  Training training;
+  training.data = read_training_data(recipe.data, recipe.train.seed);
+  training.task = make_task(recipe, training.data.train);
+  training.metric = metric_of(recipe, *training.task);
+  training.model = std::make_unique<Model>(recipe);
+  Model& model = *training.model;
+  for (const auto& tower : model.towers()) training.backbones.push_back(io::backbone_fingerprint(tower->checkpoint()));
+  model.build_experts(recipe);
+  training.learn_absent = recipe.head.absent == Absent::learned     ? std::vector<bool>(model.towers().size(), true)
+                          : recipe.head.absent == Absent::automatic ? model.lacking(training.data.train)
+                                                                    : std::vector<bool>(model.towers().size(), false);
+  model.build_head(recipe, training.task->outputs(), training.learn_absent);
+  if (recipe.data.on_error == OnError::stop) {
+    refuse_lacking_examples(model, training.data.train);
+    if (training.data.valid) refuse_lacking_examples(model, *training.data.valid);
+  }
+  training.groups = model.gather(recipe.train);
+  return training;
+}
+
+void save_trained(const RunFolder& run, const Model& model, const std::vector<std::string>& backbones, const Json& metadata) {
+  for (const PlacedExpert& one : placed_experts(model)) {
+    Json own = metadata;
+    const auto tower = static_cast<std::size_t>(one.tower == model.towers().front().get() ? 0 : 1);
+    own["tower"] = one.tower->name();
+    own["backbone"] = one.tower->backbone().info().architecture;
+    own["backbone_fingerprint"] = backbones.at(tower);
+    experts::save_expert(*one.expert, run.path() / one.folder, own);
+  }
+  std::vector<at::Tensor> kept;
+  std::vector<io::TensorEntry> entries;
+  for (const nn::NamedTensor& item : model.head().tensors()) {
+    kept.push_back(item.tensor.detach().contiguous());
+    entries.push_back(nn::to_entry(item.name, kept.back()));
+  }
+  io::write_safetensors(run.head(), entries, {{"format", "pt"}});
+}
+
+Json describe_experts(const Model& model) {
+  Json experts = Json::array();
+  for (const PlacedExpert& one : placed_experts(model))
+    experts.push_back({{"folder", one.folder},
+                       {"tower", one.tower->name()},
+                       {"kind", one.expert->kind()},
+                       {"parameters", one.expert->parameter_count()}});
+  return experts;
+}
+
+TrainedRun open_run(const fs::path& path, std::span<const std::string> assignments) {
+  const RunFolder run = RunFolder::open(path);
+  TrainedRun opened;
+  opened.record = run.read_record();
+  if (!fs::exists(run.head()))
+    throw Error({.what = "this run has no expert yet", .where = path.string(), .got = opened.record.value("state", std::string("no state")),
+                 .hint = "finish it with: mmtune train " + run.recipe().string() + " --out " + path.string() + " --resume"});
+  opened.recipe = read_recipe_file(run.recipe(), assignments);
+  const std::string where = run.record().string();
+  try {
+    opened.task = read_task(opened.recipe, opened.record.at("task"), where);
+    opened.model = std::make_unique<Model>(opened.recipe);
+    Model& model = *opened.model;
+    for (const Json& entry : opened.record.at("experts")) {
+      Tower& tower = tower_named(model, entry.at("tower").get<std::string>(), where);
+      const fs::path folder = run.path() / entry.at("folder").get<std::string>();
+      tower.add_expert(experts::load_expert(folder, tower.backbone(), io::backbone_fingerprint(tower.checkpoint())));
+    }
+    const auto learned = opened.record.at("learned_absent").get<std::vector<bool>>();
+    if (learned.size() != model.towers().size()) throw Error({.what = "the record does not fit the recipe", .where = where});
+    model.build_head(opened.recipe, opened.task->outputs(), learned);
+  } catch (const Json::exception&) {
+    throw Error({.what = "the run's record is damaged", .where = where});
+  }
+  fill_head(opened.model->head(), run.head());
+  return opened;
+}
+
+}  // namespace mmtune::train

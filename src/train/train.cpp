@@ -1,0 +1,377 @@
+#include "train/train.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "data/batching.h"
+#include "data/prefetch.h"
+#include "train/evaluate.h"
+#include "train/features.h"
+#include "train/machine.h"
+#include "train/record.h"
+#include "train/run_folder.h"
+#include "train/schedule.h"
+#include "train/session.h"
+#include "train/signals.h"
+#include "train/state.h"
+
+namespace mmtune::train {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto checkpoint_interval = std::chrono::minutes(5);
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+/// What one optimiser step computes on: train.accumulate batches.
+using StepBatches = std::vector<Batch>;
+
+struct StepResult {
+  double loss = 0;
+  double gradient_norm = 0;
+  PassMacs macs;
+};
+
+/// A training under way. run() is the loop; everything else is what it says.
+class Trainer {
+ public:
+  Trainer(Recipe& recipe, RunFolder run);
+  TrainOutcome run();
+
+ private:
+  void resume_or_begin();
+  bool store_frozen_features();
+  data::Prefetcher<StepBatches> make_prefetcher();
+  StepResult step(const StepBatches& batches);
+  [[noreturn]] void refuse_not_finite(const std::string& what, double value, const StepBatches& batches);
+  void note_skipped(const StepBatches& batches);
+  bool evaluation_is_due() const;
+  bool evaluate_now();
+  bool checkpoint_is_due() const;
+  void save_checkpoint();
+  TrainOutcome interrupted();
+  TrainOutcome finish();
+  TrainOutcome outcome(TrainOutcome::End end) const;
+
+  Recipe& recipe_;
+  RunFolder run_;
+  Training training_;
+  data::BatchPlan plan_;
+  std::int64_t total_steps_;
+  Schedule schedule_;
+  std::unique_ptr<Optimiser> optimiser_;
+  std::string identity_;
+  TrainState state_;
+  Json record_;
+  StepTimes times_;
+  Clock::time_point checkpointed_ = Clock::now();
+  bool complained_ = false;
+};
+
+std::string identity_of(const Recipe& recipe, const Training& training, const std::string& toml) {
+  Fingerprint fingerprint;
+  fingerprint.add_field(recipe.task).add_field(toml).add_field(training.data.train.fingerprint);
+  fingerprint.add_field(training.data.valid ? training.data.valid->fingerprint : "");
+  for (const std::string& backbone : training.backbones) fingerprint.add_field(backbone);
+  return fingerprint.hex();
+}
+
+data::BatchPlan plan_of(const Recipe& recipe, const Training& training) {
+  return {static_cast<std::int64_t>(training.data.train.examples.size()),
+          {.batch = recipe.train.batch * recipe.train.accumulate, .seed = static_cast<std::uint64_t>(recipe.train.seed)}};
+}
+
+Trainer::Trainer(Recipe& recipe, RunFolder run)
+    : recipe_(recipe),
+      run_(std::move(run)),
+      training_(prepare_training(recipe)),
+      plan_(plan_of(recipe, training_)),
+      total_steps_(recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * plan_.batches()),
+      schedule_(recipe.train, total_steps_, plan_.batches()),
+      optimiser_(make_optimiser(recipe.train, training_.model->parameters(), training_.groups)),
+      identity_(identity_of(recipe, training_, to_toml(recipe))) {}
+
+TrainOutcome Trainer::run() {
+  const StopSignals signals;
+  resume_or_begin();
+  if (!store_frozen_features()) return interrupted();
+
+  if (evaluation_is_due() && !evaluate_now()) return interrupted();
+  data::Prefetcher<StepBatches> batches = make_prefetcher();
+  Progress progress("training", total_steps_, "steps");
+  while (state_.step < total_steps_ && !state_.stopped_early) {
+    const auto begin = Clock::now();
+    const std::optional<StepBatches> step_batches = batches.next();
+    const double waited = seconds_since(begin);
+    const StepResult result = step(*step_batches);
+    const double took = seconds_since(begin);
+    ++state_.step;
+    state_.seconds += took;
+    times_.add(took, waited, result.macs);
+    note_skipped(*step_batches);
+
+    if (state_.step % recipe_.train.log_every == 0 || state_.step == total_steps_)
+      run_.append_metrics({{"step", state_.step},
+                           {"epoch", static_cast<double>(state_.step) / static_cast<double>(plan_.batches())},
+                           {"loss", result.loss},
+                           {"lr", recipe_.train.lr * schedule_(state_.step - 1)},
+                           {"gradient_norm", result.gradient_norm},
+                           {"seconds", state_.seconds}});
+    progress.update(state_.step, "loss " + report::fixed(result.loss));
+
+    if (evaluation_is_due() && StopSignals::received() == 0) evaluate_now();
+    if (StopSignals::received() != 0) return interrupted();
+    if (checkpoint_is_due()) save_checkpoint();
+  }
+  progress.finish();
+  return finish();
+}
+
+void Trainer::resume_or_begin() {
+  record_ = new_record(recipe_, training_, total_steps_);
+  if (run_.has_checkpoint()) {
+    state_ = load_state(run_.last(), identity_, training_.model->parameters(), optimiser_->state());
+    run_.rewind_metrics(state_.step, state_.evaluated_step);
+    log_info("resuming at step " + std::to_string(state_.step) + " of " + std::to_string(total_steps_));
+  } else {
+    run_.rewind_metrics(0, -1);
+    write_file_atomically(run_.recipe(), to_toml(recipe_));
+  }
+  record_["state"] = "running";
+  run_.write_record(record_);
+}
+
+/// False where a signal ended the pass.
+bool Trainer::store_frozen_features() {
+  if (recipe_.data.cache_mb == 0) return true;
+  Model& model = *training_.model;
+  std::vector<const data::Dataset*> datasets{&training_.data.train};
+  if (training_.data.valid) datasets.push_back(&*training_.data.valid);
+  for (std::size_t t = 0; t < model.towers().size(); ++t) {
+    if (model.towers()[t]->trainable()) continue;
+    std::optional<FeatureStore> store = make_store(*model.towers()[t], datasets,
+                                                   {.limit_mb = recipe_.data.cache_mb,
+                                                    .on_error = recipe_.data.on_error,
+                                                    .workers = static_cast<int>(recipe_.data.workers),
+                                                    .backbone_fingerprint = training_.backbones[t],
+                                                    .stop = [] { return StopSignals::received() != 0; }});
+    if (StopSignals::received() != 0) return false;
+    if (store) model.set_store(t, std::move(*store));
+  }
+  return true;
+}
+
+data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
+  struct Orders {
+    std::mutex mutex;
+    std::map<std::int64_t, std::shared_ptr<const data::EpochOrder>> by_epoch;
+  };
+  const auto orders = std::make_shared<Orders>();
+  const auto order_of = [this, orders](std::int64_t epoch) {
+    const std::lock_guard lock(orders->mutex);
+    auto& order = orders->by_epoch[epoch];
+    if (!order) order = std::make_shared<const data::EpochOrder>(plan_.epoch(epoch));
+    const auto result = order;
+    while (orders->by_epoch.size() > 2) orders->by_epoch.erase(orders->by_epoch.begin());
+    return result;
+  };
+  const auto reader = std::make_shared<const BatchReader>(training_.model->reader(recipe_.data.on_error));
+  const auto read = [this, order_of, reader](std::int64_t step) {
+    const data::Position position = plan_.position(step);
+    const auto order = order_of(position.epoch);
+    std::span<const std::int64_t> left = order->batch(position.batch);
+    StepBatches batches;
+    while (!left.empty()) {
+      const std::size_t size = std::min(left.size(), static_cast<std::size_t>(recipe_.train.batch));
+      batches.push_back(reader->read(training_.data.train, left.first(size)));
+      left = left.subspan(size);
+    }
+    return batches;
+  };
+  const auto workers = static_cast<int>(recipe_.data.workers);
+  return data::Prefetcher<StepBatches>(state_.step, total_steps_, read, workers, 2 + workers);
+}
+
+StepResult Trainer::step(const StepBatches& batches) {
+  Model& model = *training_.model;
+  const data::Dataset& dataset = training_.data.train;
+  StepResult result;
+  double weight = 0;
+  for (const Batch& batch : batches) weight += training_.task->weight(dataset, batch.examples);
+  if (!(weight > 0)) return result;  // every example was skipped, or weighs nothing
+
+  model.parameters().gradients().zero_();
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const Batch& batch = batches[i];
+    if (batch.examples.empty()) continue;
+    const auto stream = static_cast<std::uint64_t>(state_.step * recipe_.train.accumulate) + i;
+    const nn::Context context{.training = true,
+                              .generator = at::detail::createCPUGenerator(mix_seed(static_cast<std::uint64_t>(recipe_.train.seed), stream))};
+    const at::Tensor loss = training_.task->loss(model.forward(batch, context), dataset, batch.examples) / weight;
+    const auto value = loss.item<double>();
+    if (!std::isfinite(value)) refuse_not_finite("loss", value, batches);
+    loss.backward();
+    result.loss += value;
+    const PassMacs macs = model.macs(batch);
+    result.macs.forward += macs.forward;
+    result.macs.backward += macs.backward;
+  }
+  result.gradient_norm = clip_gradient(model.parameters().gradients(), recipe_.train.clip);
+  if (!std::isfinite(result.gradient_norm)) refuse_not_finite("gradient", result.gradient_norm, batches);
+  optimiser_->step(state_.step, recipe_.train.lr * schedule_(state_.step));
+  return result;
+}
+
+void Trainer::refuse_not_finite(const std::string& what, double value, const StepBatches& batches) {
+  constexpr std::size_t most = 64;
+  std::string ids;
+  std::size_t count = 0;
+  for (const Batch& batch : batches) {
+    for (const std::int64_t index : batch.examples) {
+      if (++count > most) continue;
+      ids += (ids.empty() ? "" : ", ") + printable(training_.data.train.examples[static_cast<std::size_t>(index)].id, 60);
+    }
+  }
+  if (count > most) ids += " and " + std::to_string(count - most) + " more";
+  record_["state"] = "failed";
+  run_.write_record(record_);
+  throw Error({.what = "the " + what + " is not finite in the batch of examples " + ids,
+               .where = "step " + std::to_string(state_.step + 1),
+               .expected = "a finite number",
+               .got = std::to_string(value),
+               .hint = "a lower train.lr or train.clip may help; " +
+                       (run_.has_checkpoint() ? "the last good state is in " + run_.last().string() : std::string("no checkpoint was made yet"))});
+}
+
+void Trainer::note_skipped(const StepBatches& batches) {
+  for (const Batch& batch : batches) {
+    state_.skipped += static_cast<std::int64_t>(batch.skipped.size());
+    if (batch.skipped.empty() || complained_) continue;
+    complained_ = true;
+    log_warning("skipping examples that cannot be read; the first: " + batch.skipped.front());
+  }
+}
+
+bool Trainer::evaluation_is_due() const {
+  if (!training_.data.valid || state_.step == 0 || state_.evaluated_step >= state_.step) return false;
+  if (state_.step == total_steps_) return true;
+  const std::int64_t every = recipe_.train.eval_every * (recipe_.train.eval_unit == Unit::epochs ? plan_.batches() : 1);
+  return every > 0 && state_.step % every == 0;
+}
+
+/// False where a signal ended it early: it is then as if it had not begun.
+bool Trainer::evaluate_now() {
+  const std::int64_t batch = recipe_.train.eval_batch > 0 ? recipe_.train.eval_batch : recipe_.train.batch;
+  const std::optional<Evaluation> evaluation =
+      evaluate(*training_.model, *training_.task, *training_.data.valid,
+               {.batch = batch, .workers = static_cast<int>(recipe_.data.workers), .on_error = recipe_.data.on_error, .label = "validating",
+                .stop = [] { return StopSignals::received() != 0; }});
+  if (!evaluation) return false;
+  const report::Metric* metric = evaluation->find(training_.metric);
+  if (metric == nullptr)
+    throw UsageError({.what = "the metric is not defined for this data", .where = "train.metric", .got = "\"" + training_.metric + "\""});
+  state_.evaluated_step = state_.step;
+  const double sign = metric->higher_is_better ? 1 : -1;
+  const bool better = state_.best_step < 0 || std::isnan(state_.best_metric) || sign * metric->value > sign * state_.best_metric;
+  if (better) {
+    state_.best_step = state_.step;
+    state_.best_metric = metric->value;
+    state_.without_progress = 0;
+  } else if (++state_.without_progress >= recipe_.train.patience && recipe_.train.patience > 0) {
+    state_.stopped_early = true;
+  }
+  run_.append_metrics({{"step", state_.step}, {"valid", to_json(evaluation->metrics)}, {"best", better}});
+  std::string line = "step " + std::to_string(state_.step) + ": ";
+  for (const report::Metric& one : evaluation->metrics)
+    if (one.name == training_.metric || one.name == "loss") line += "valid " + one.name + " " + report::fixed(one.value) + "  ";
+  log_info(line + (better ? "(best so far)" : ""));
+  if (better) save_state(run_.best(), state_, identity_, training_.model->parameters(), {});
+  save_checkpoint();
+  return true;
+}
+
+bool Trainer::checkpoint_is_due() const {
+  if (recipe_.train.checkpoint_every > 0) return state_.step % recipe_.train.checkpoint_every == 0;
+  return Clock::now() - checkpointed_ > checkpoint_interval || (!training_.data.valid && state_.step % plan_.batches() == 0);
+}
+
+void Trainer::save_checkpoint() {
+  save_state(run_.last(), state_, identity_, training_.model->parameters(), optimiser_->state());
+  checkpointed_ = Clock::now();
+}
+
+TrainOutcome Trainer::outcome(TrainOutcome::End end) const {
+  TrainOutcome outcome{.end = end, .steps = state_.step};
+  if (training_.data.valid && state_.best_step >= 0) {
+    outcome.metric = training_.metric;
+    outcome.best = state_.best_metric;
+  }
+  return outcome;
+}
+
+TrainOutcome Trainer::interrupted() {
+  save_checkpoint();
+  record_["state"] = "interrupted";
+  add_progress(record_, state_, training_, times_);
+  run_.write_record(record_);
+  TrainOutcome result = outcome(TrainOutcome::End::interrupted);
+  result.signal = StopSignals::received();
+  return result;
+}
+
+TrainOutcome Trainer::finish() {
+  save_checkpoint();
+  add_progress(record_, state_, training_, times_);
+  if (state_.best_step >= 0 && state_.best_step != state_.step) load_state(run_.best(), identity_, training_.model->parameters(), {});
+  save_trained(run_, *training_.model, training_.backbones, expert_metadata(recipe_, training_, state_));
+  if (state_.best_step >= 0) record_["valid"] = run_.validation_at(state_.best_step);
+  record_["state"] = "finished";
+  run_.write_record(record_);
+  return outcome(TrainOutcome::End::finished);
+}
+
+/// Throws UsageError naming the first line in which the recipes differ.
+void refuse_another_recipe(const std::string& kept, const std::string& now, const RunFolder& run) {
+  if (kept == now) return;
+  const auto lines = [](const std::string& text) {
+    std::vector<std::string> all;
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = std::min(text.find('\n', begin), text.size());
+      all.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    return all;
+  };
+  const std::vector<std::string> a = lines(kept), b = lines(now);
+  std::size_t i = 0;
+  while (i < a.size() && i < b.size() && a[i] == b[i]) ++i;
+  throw UsageError({.what = "the run was started with another recipe", .where = run.recipe().string(),
+                    .expected = i < a.size() ? printable(a[i]) : "nothing more", .got = i < b.size() ? printable(b[i]) : "nothing",
+                    .hint = "resume with the run's own recipe.toml, or start anew with another --out"});
+}
+
+}  // namespace
+
+TrainOutcome train(Recipe& recipe, const TrainOptions& options) {
+  set_threads(recipe.train.threads);
+  RunFolder run = options.resume ? RunFolder::resume(options.out) : RunFolder::create(options.out);
+  if (std::filesystem::exists(run.recipe())) {
+    refuse_another_recipe(read_file(run.recipe()), to_toml(recipe), run);
+    if (std::filesystem::exists(run.record()) && run.read_record().value("state", "") == "finished")
+      return {.end = TrainOutcome::End::already_finished};
+  }
+  return Trainer(recipe, std::move(run)).run();
+}
+
+}  // namespace mmtune::train
