@@ -29,6 +29,14 @@ void Tower::open_reader(InputField field, std::optional<std::int64_t> max_length
   reader_ = std::make_unique<InputReader>(checkpoint_, backbone_->info(), field, max_length, packing);
 }
 
+void Tower::add_expert(std::unique_ptr<experts::Expert> expert) {
+  experts_.push_back(std::move(expert));
+  const std::vector<nn::NamedTensor> trained = tensors();
+  trainable_ = !trained.empty();
+  const auto layers = static_cast<double>(std::max<std::int64_t>(backbone_->info().layers, 1));
+  if (trainable_) backward_share_ = std::clamp((layers - static_cast<double>(lowest_layer(trained))) / layers, 0.0, 1.0);
+}
+
 std::vector<nn::NamedTensor> Tower::tensors() const {
   std::vector<nn::NamedTensor> all;
   std::map<std::string, int, std::less<>> seen;
@@ -55,12 +63,7 @@ std::string Tower::describe() const { return "pooling " + std::to_string(static_
 PassMacs Tower::macs(std::int64_t tokens) const {
   const auto forward = static_cast<double>(backbone_->macs(tokens, reads_first()));
   PassMacs total{.forward = forward};
-  const std::vector<nn::NamedTensor> trained = tensors();
-  if (!trained.empty()) {
-    const auto layers = static_cast<double>(std::max<std::int64_t>(backbone_->info().layers, 1));
-    const double above = (layers - static_cast<double>(lowest_layer(trained))) / layers;
-    total.backward += forward * std::clamp(above, 0.0, 1.0);
-  }
+  total.backward = forward * backward_share_;
   for (const auto& expert : experts_) {
     if (expert->kind() == "full") total.backward += forward;  // gradients of the weights, beside those of their inputs
     const auto extra = static_cast<double>(expert->extra_macs(tokens));

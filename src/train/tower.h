@@ -38,12 +38,12 @@ class Tower {
   backbones::Modality modality() const { return backbone_->info().modality; }
   std::int64_t width() const { return backbone_->info().width; }
 
-  void add_expert(std::unique_ptr<experts::Expert> expert) { experts_.push_back(std::move(expert)); }
+  void add_expert(std::unique_ptr<experts::Expert> expert);
   const std::vector<std::unique_ptr<experts::Expert>>& experts() const { return experts_; }
   /// The experts' tensors under unique names: "main.lora.…"; a second expert of the same kind is "main.lora.2.…".
   std::vector<nn::NamedTensor> tensors() const;
   /// Whether anything below the pooled feature learns.
-  bool trainable() const { return !tensors().empty(); }
+  bool trainable() const { return trainable_; }
 
   /// Inputs → [U, D], one feature a row. Nothing is kept for a backward pass where nothing is trainable or gradients are off.
   at::Tensor features(const backbones::ModelInputs& inputs, const nn::Context& context) const;
@@ -61,6 +61,8 @@ class Tower {
   std::unique_ptr<InputReader> reader_;
   backbones::Pooling pooling_;
   std::vector<std::unique_ptr<experts::Expert>> experts_;
+  bool trainable_ = false;
+  double backward_share_ = 0;  ///< of the backbone's forward operations that gradients of the tokens cost
 };
 
 /// The lowest layer that any of the names belongs to ("…layer.7.…"); 0 where a name belongs to none.

@@ -15,6 +15,7 @@
 #include "core/log.h"
 #include "data/batching.h"
 #include "data/prefetch.h"
+#include "report/table.h"
 #include "train/evaluate.h"
 #include "train/features.h"
 #include "train/machine.h"
