@@ -8,5 +8,8 @@ namespace mmtune::cli {
 Command inspect_command();
 Command preprocess_command();
 Command forward_command();
+Command train_command();
+Command eval_command();
+Command predict_command();
 
 }  // namespace mmtune::cli

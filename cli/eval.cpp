@@ -24,15 +24,14 @@ struct Options {
   bool json = false;
 };
 
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json();
+}
 
 Json to_json(const train::Evaluation& evaluation, const data::Dataset& dataset) {
-  Json json = {{"data", dataset.source},
-               {"data_fingerprint", dataset.fingerprint},
-               {"examples", evaluation.examples},
-               {"skipped", evaluation.skipped.size()},
-               {"seconds", evaluation.seconds},
-               {"examples_per_second", static_cast<double>(evaluation.examples) / evaluation.seconds}};
+  Json json = {{"data", dataset.source},          {"data_fingerprint", dataset.fingerprint},
+               {"examples", evaluation.examples}, {"skipped", evaluation.skipped.size()},
+               {"seconds", evaluation.seconds},   {"examples_per_second", static_cast<double>(evaluation.examples) / evaluation.seconds}};
   for (const report::Metric& metric : evaluation.metrics) {
     Json& entry = json["metrics"][metric.name];
     entry["value"] = number(metric.value);
@@ -83,15 +82,16 @@ int run(const Options& options, const Session& session) {
 Command eval_command() {
   return {.name = "eval",
           .summary = "the task's metrics with confidence intervals, loss and throughput",
-          .example = "mmtune eval runs/banking77 --data banking77/test.jsonl\n"
-                     "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json",
+          .example =
+              "mmtune eval runs/banking77 --data banking77/test.jsonl\n"
+              "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});
             arguments.positional("KEY=VALUE", &options->assignments,
                                  {.help = "changes of the run's recipe: data.where.split=test", .required = false});
-            arguments.option("--data", &options->data, {.help = "labelled data, read as the recipe's [data] says", .required = true,
-                                                        .value = "MANIFEST"});
+            arguments.option("--data", &options->data,
+                             {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
             arguments.flag("--json", options->json, "print JSON, with the confusion matrix and F1 of every class");
             return [options](const Session& session) { return run(*options, session); };

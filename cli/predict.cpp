@@ -64,7 +64,9 @@ data::Example example_of(const Options& options) {
   return example;
 }
 
-bool is_multi_label(const train::TrainedRun& opened) { return opened.record.at("task").value("multi_label", false); }
+bool is_multi_label(const train::TrainedRun& opened) {
+  return opened.record.at("task").value("multi_label", false);
+}
 
 int predict_one(const Options& options, const train::TrainedRun& opened) {
   data::Dataset dataset;
@@ -110,7 +112,8 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
 int run(const Options& options, const Session& session) {
   const bool one = options.text || options.text_pair || options.image || options.image_pair;
   if (one == !options.data.empty())
-    throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict", .where = "predict",
+    throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict",
+                      .where = "predict",
                       .expected = "--text, --text-pair, --image or --image-pair, or --data MANIFEST"});
   const train::TrainedRun opened = train::open_run(options.run, options.assignments);
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
@@ -122,9 +125,10 @@ int run(const Options& options, const Session& session) {
 Command predict_command() {
   return {.name = "predict",
           .summary = "predictions with scores; JSON lines for a manifest",
-          .example = "mmtune predict runs/banking77 --text \"Where is my card?\" --top 3\n"
-                     "mmtune predict runs/vqa --image photo.jpg --text \"what colour is the shape?\"\n"
-                     "mmtune predict runs/banking77 --data new.jsonl > answers.jsonl",
+          .example =
+              "mmtune predict runs/banking77 --text \"Where is my card?\" --top 3\n"
+              "mmtune predict runs/vqa --image photo.jpg --text \"what colour is the shape?\"\n"
+              "mmtune predict runs/banking77 --data new.jsonl > answers.jsonl",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});

@@ -8,6 +8,11 @@ namespace mmtune::cli {
 
 std::vector<Command> all_commands() {
   std::vector<Command> commands;
+#ifdef MMTUNE_WITH_TORCH
+  commands.push_back(train_command());
+  commands.push_back(eval_command());
+  commands.push_back(predict_command());
+#endif
   commands.push_back(inspect_command());
   commands.push_back(preprocess_command());
 #ifdef MMTUNE_WITH_TORCH

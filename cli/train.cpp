@@ -31,7 +31,8 @@ int run(const Options& options, const Session& session) {
   train::Recipe recipe = train::read_recipe_file(options.recipe, options.assignments);
   if (session.threads > 0) recipe.train.threads = session.threads;
   const std::filesystem::path recipe_file(options.recipe);
-  const std::filesystem::path out = options.out.empty() ? std::filesystem::path("runs") / recipe_file.stem() : std::filesystem::path(options.out);
+  const std::filesystem::path out =
+      options.out.empty() ? std::filesystem::path("runs") / recipe_file.stem() : std::filesystem::path(options.out);
 
   const train::TrainOutcome outcome = train::train(recipe, {.out = out, .resume = options.resume});
   using End = train::TrainOutcome::End;
@@ -56,9 +57,10 @@ int run(const Options& options, const Session& session) {
 Command train_command() {
   return {.name = "train",
           .summary = "train an expert; leaves a run folder",
-          .example = "mmtune train recipes/banking77.toml --out runs/banking77\n"
-                     "mmtune train recipes/banking77.toml train.lr=1e-3 expert.rank=4 --out runs/rank4\n"
-                     "mmtune train runs/rank4/recipe.toml --out runs/rank4 --resume",
+          .example =
+              "mmtune train recipes/banking77.toml --out runs/banking77\n"
+              "mmtune train recipes/banking77.toml train.lr=1e-3 expert.rank=4 --out runs/rank4\n"
+              "mmtune train runs/rank4/recipe.toml --out runs/rank4 --resume",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("RECIPE", &options->recipe, {.help = "the recipe, a TOML file", .required = true});

@@ -108,12 +108,17 @@ Classify::Classify(std::vector<std::string> classes, bool multi_label, double th
 std::unique_ptr<Classify> Classify::for_training(const Recipe& recipe, const data::Dataset& train) {
   const std::size_t count = train.classes.size();
   if (count < 2 && !train.multi_label)
-    throw Error({.what = "nothing to tell apart", .where = train.source, .expected = "at least two classes",
-                 .got = std::to_string(count), .hint = "labels come from the field \"label\"; data.columns can name another"});
+    throw Error({.what = "nothing to tell apart",
+                 .where = train.source,
+                 .expected = "at least two classes",
+                 .got = std::to_string(count),
+                 .hint = "labels come from the field \"label\"; data.columns can name another"});
   if (count == 0) throw Error({.what = "no labels", .where = train.source, .hint = "map the field with data.columns.labels"});
   const LossSection& loss = recipe.loss;
   if (!loss.class_weights.empty() && loss.class_weights.size() != count)
-    throw UsageError({.what = "one weight a class is needed", .where = "loss.class_weights", .expected = std::to_string(count) + " numbers",
+    throw UsageError({.what = "one weight a class is needed",
+                      .where = "loss.class_weights",
+                      .expected = std::to_string(count) + " numbers",
                       .got = std::to_string(loss.class_weights.size())});
   std::vector<double> weights = loss.class_weights, positive;
   if (loss.balanced) {
@@ -166,7 +171,9 @@ at::Tensor Classify::loss(const at::Tensor& logits, const data::Dataset& dataset
          static_cast<double>(outputs());
 }
 
-std::unique_ptr<Scorer> Classify::scorer() const { return std::make_unique<ClassifyScorer>(classes_, multi_label_, threshold_); }
+std::unique_ptr<Scorer> Classify::scorer() const {
+  return std::make_unique<ClassifyScorer>(classes_, multi_label_, threshold_);
+}
 
 std::vector<Prediction> Classify::predict(const at::Tensor& logits, std::int64_t top) const {
   const at::Tensor wide = logits.to(at::kDouble);
@@ -199,9 +206,13 @@ std::vector<std::string> Classify::metric_names() const {
   return names;
 }
 
-Json Classify::describe() const { return {{"task", "classify"}, {"classes", classes_}, {"multi_label", multi_label_}}; }
+Json Classify::describe() const {
+  return {{"task", "classify"}, {"classes", classes_}, {"multi_label", multi_label_}};
+}
 
-std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train) { return Classify::for_training(recipe, train); }
+std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train) {
+  return Classify::for_training(recipe, train);
+}
 
 std::unique_ptr<Task> read_task(const Recipe& recipe, const Json& description, const std::string& where) try {
   const auto classes = description.at("classes").get<std::vector<std::string>>();

@@ -103,8 +103,8 @@ at::Tensor Head::operator()(const std::vector<TowerFeatures>& given, const nn::C
   at::Tensor sum, count;
   for (std::size_t t = 0; t < features.size(); ++t) {
     if (!features[t].rows.defined()) continue;
-    const at::Tensor logits = rows_of_examples({apply(layers_[t], features[t].rows, context), features[t].row},
-                                               at::zeros({outputs_}, at::kFloat));
+    const at::Tensor logits =
+        rows_of_examples({apply(layers_[t], features[t].rows, context), features[t].row}, at::zeros({outputs_}, at::kFloat));
     at::Tensor there = at::ones({logits.size(0), 1}, at::kFloat);
     for (std::size_t i = 0; i < features[t].row.size(); ++i)
       if (features[t].row[i] < 0) there.data_ptr<float>()[i] = 0.0F;

@@ -54,8 +54,8 @@ class Head {
   HeadSection section_;
   std::vector<HeadTower> towers_;
   std::int64_t outputs_;
-  std::vector<Layers> layers_;       ///< one, or one a tower under mean_logits
-  std::vector<at::Tensor> absent_;   ///< per tower, undefined where nothing stands in
+  std::vector<Layers> layers_;      ///< one, or one a tower under mean_logits
+  std::vector<at::Tensor> absent_;  ///< per tower, undefined where nothing stands in
   std::vector<nn::NamedTensor> tensors_;
 };
 

@@ -19,7 +19,9 @@ at::Tensor to_tensor(const std::vector<std::int64_t>& values) {
   return out;
 }
 
-std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
 
 /// All rows behind each other, without padding.
 void collate_packed(std::span<const InputReader::Item> items, TowerBatch& batch) {
@@ -79,8 +81,10 @@ InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::Back
   if (field_ == InputField::automatic && info.modality == Modality::image) field_ = InputField::image;
   const bool pictures = field_ == InputField::image || field_ == InputField::image_pair;
   if (pictures != (info.modality == Modality::image))
-    throw UsageError({.what = "the input field does not fit the backbone", .where = folder,
-                      .expected = std::string(backbones::name_of(info.modality)), .got = pictures ? "image" : "text"});
+    throw UsageError({.what = "the input field does not fit the backbone",
+                      .where = folder,
+                      .expected = std::string(backbones::name_of(info.modality)),
+                      .got = pictures ? "image" : "text"});
   if (pictures) {
     processor_ = vision::ImageProcessor::open(checkpoint.folder());
     return;
@@ -90,7 +94,8 @@ InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::Back
   if (const auto limit = tokenizer_->model_max_length()) max_length_ = std::min(max_length_, *limit);
   if (max_length) {
     if (*max_length > info.max_length)
-      throw UsageError({.what = "longer than the backbone has positions for", .where = "backbone.max_length",
+      throw UsageError({.what = "longer than the backbone has positions for",
+                        .where = "backbone.max_length",
                         .expected = "at most " + std::to_string(info.max_length) + " (" + folder + ")",
                         .got = std::to_string(*max_length)});
     max_length_ = *max_length;
@@ -125,7 +130,8 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
     const std::string bytes = data::read_media(ref);
     item.pixels = (*processor_)(vision::decode_image(bytes_of(bytes), ref.display()));
     if (item.pixels.height != info_.image_height || item.pixels.width != info_.image_width)
-      throw Error({.what = "the processor makes pictures of another size than the backbone takes", .where = ref.display(),
+      throw Error({.what = "the processor makes pictures of another size than the backbone takes",
+                   .where = ref.display(),
                    .expected = std::to_string(info_.image_height) + "x" + std::to_string(info_.image_width),
                    .got = std::to_string(item.pixels.height) + "x" + std::to_string(item.pixels.width),
                    .hint = "see preprocessor_config.json"});
@@ -206,7 +212,8 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
         rows[t].row_of.emplace(key, row[t]);
       }
       if (!any)
-        throw Error({.what = "has nothing that a tower could read", .where = "example " + printable(example.id),
+        throw Error({.what = "has nothing that a tower could read",
+                     .where = "example " + printable(example.id),
                      .hint = "map the file's fields with data.columns"});
     } catch (const Error& error) {
       if (on_error_ == OnError::stop) throw;

@@ -68,7 +68,6 @@ class InputReader {
   const data::MediaRef* media(const data::Example& example) const;
 
  private:
-
   backbones::BackboneInfo info_;
   InputField field_;
   Packing packing_;

@@ -22,17 +22,20 @@ at::Generator generator_of(std::int64_t seed, std::uint64_t stream) {
   return at::detail::createCPUGenerator(mix_seed(static_cast<std::uint64_t>(seed), stream));
 }
 
-Modality modality_of(const std::vector<std::unique_ptr<Tower>>& towers, std::size_t tower) { return towers[tower]->modality(); }
+Modality modality_of(const std::vector<std::unique_ptr<Tower>>& towers, std::size_t tower) {
+  return towers[tower]->modality();
+}
 
-std::string_view name_of(ExpertTower tower) { return tower == ExpertTower::main ? "main" : "condition"; }
+std::string_view name_of(ExpertTower tower) {
+  return tower == ExpertTower::main ? "main" : "condition";
+}
 
 }  // namespace
 
 Model::Model(const Recipe& recipe) {
   const BackboneSection& section = recipe.backbone;
   towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling));
-  if (!section.condition.empty())
-    towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling));
+  if (!section.condition.empty()) towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling));
   stores_.resize(towers_.size());
 
   // Two towers of one modality share a pair: the first reads its first half, the second the other.
@@ -78,11 +81,14 @@ std::vector<bool> Model::lacking(const data::Dataset& dataset) const {
   return lacking;
 }
 
-void Model::set_store(std::size_t tower, FeatureStore store) { stores_[tower] = std::make_unique<FeatureStore>(std::move(store)); }
+void Model::set_store(std::size_t tower, FeatureStore store) {
+  stores_[tower] = std::make_unique<FeatureStore>(std::move(store));
+}
 
 BatchReader Model::reader(OnError on_error) const {
   std::vector<BatchReader::Source> sources;
-  for (std::size_t t = 0; t < towers_.size(); ++t) sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), head_->needs(t)});
+  for (std::size_t t = 0; t < towers_.size(); ++t)
+    sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), head_->needs(t)});
   return {std::move(sources), on_error};
 }
 

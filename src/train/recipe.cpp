@@ -42,15 +42,19 @@ void declare(OptionVisitor& v, BackboneSection& s) {
   v.choice("condition_pooling", s.condition_pooling, poolings(), {.help = "the same for the second tower"});
   v.choice("main_input", s.main_input, inputs(), {.help = "the field of an example that the main tower reads"});
   v.choice("condition_input", s.condition_input, inputs(), {.help = "the same for the second tower"});
-  v.field("max_length", s.max_length, {.help = "longest text in tokens, special tokens included; longer ones are cut", .min = 3,
-                                       .unset = "what the tokenizer and the backbone allow"});
+  v.field("max_length", s.max_length,
+          {.help = "longest text in tokens, special tokens included; longer ones are cut",
+           .min = 3,
+           .unset = "what the tokenizer and the backbone allow"});
 }
 
 ExpertSection::ExpertSection() {
   for (const std::string& kind : experts::known_kinds()) kinds.emplace(kind, experts::expert_recipe(kind));
 }
 
-const experts::ExpertRecipe& ExpertSection::recipe() const { return *kinds.at(method); }
+const experts::ExpertRecipe& ExpertSection::recipe() const {
+  return *kinds.at(method);
+}
 
 void declare(OptionVisitor& v, ExpertSection& s) {
   std::vector<Variant> variants;
@@ -88,11 +92,13 @@ void declare(OptionVisitor& v, LossSection& s) {
 }
 
 void declare(OptionVisitor& v, DataSection& s) {
-  v.field("train", s.train, {.help = "training data: manifest (.jsonl), list (.json), .csv, .tsv, or a folder with a subfolder a class",
-                             .required = true});
-  v.field("valid", s.valid, {.help = "validation data", .unset = "the training file where valid_where or valid_fraction is given, else none"});
+  v.field("train", s.train,
+          {.help = "training data: manifest (.jsonl), list (.json), .csv, .tsv, or a folder with a subfolder a class", .required = true});
+  v.field("valid", s.valid,
+          {.help = "validation data", .unset = "the training file where valid_where or valid_fraction is given, else none"});
   v.field("valid_fraction", s.valid_fraction,
-          {.help = "share of the training data held out for validation by seed; examples with the same picture stay together", .min = 0,
+          {.help = "share of the training data held out for validation by seed; examples with the same picture stay together",
+           .min = 0,
            .below = 1});
   v.field("columns", s.columns, {.help = "our field = the file's field"});
   v.field("join", s.join, {.help = "a second file whose rows complete those of the first"});
@@ -188,8 +194,10 @@ Recipe read_recipe_file(const std::filesystem::path& path, std::span<const std::
   Recipe recipe = mmtune::read_recipe<Recipe>(path, assignments);
   for (const ExpertSection& expert : recipe.experts) {
     if (expert.tower == ExpertTower::condition && recipe.backbone.condition.empty())
-      throw UsageError({.what = "tower = \"condition\" without a second tower", .where = path.string() + ": expert.tower",
-                        .expected = "\"main\" or \"all\"", .hint = "name the second tower in backbone.condition"});
+      throw UsageError({.what = "tower = \"condition\" without a second tower",
+                        .where = path.string() + ": expert.tower",
+                        .expected = "\"main\" or \"all\"",
+                        .hint = "name the second tower in backbone.condition"});
   }
   for (std::string* file : {&recipe.data.train, &recipe.data.valid, &recipe.data.join, &recipe.data.classes_file, &recipe.backbone.main,
                             &recipe.backbone.condition})

@@ -30,8 +30,8 @@ bool is_unused(const fs::path& path) {
 RunFolder RunFolder::create(const fs::path& path) {
   std::error_code error;
   if (fs::exists(path, error) && (!fs::is_directory(path) || !is_unused(path)))
-    throw Error({.what = "the run folder exists already", .where = path.string(),
-                 .hint = "--resume goes on with it, --out names another one"});
+    throw Error(
+        {.what = "the run folder exists already", .where = path.string(), .hint = "--resume goes on with it, --out names another one"});
   RunFolder run(path);
   run.make();
   run.lock();
@@ -51,7 +51,9 @@ RunFolder RunFolder::resume(const fs::path& path) {
 RunFolder RunFolder::open(const fs::path& path) {
   for (const char* file : {"recipe.toml", "run.json"})
     if (!fs::exists(path / file))
-      throw Error({.what = "not a run folder", .where = path.string(), .expected = "a folder that mmtune train made",
+      throw Error({.what = "not a run folder",
+                   .where = path.string(),
+                   .expected = "a folder that mmtune train made",
                    .got = std::string("no ") + file});
   return RunFolder(path);
 }
@@ -71,16 +73,19 @@ void RunFolder::make() {
 void RunFolder::lock() {
   const fs::path file = path_ / ".lock";
   lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (lock_ < 0)
-    throw Error({.what = std::string("cannot write into the run folder: ") + std::strerror(errno), .where = path_.string()});
+  if (lock_ < 0) throw Error({.what = std::string("cannot write into the run folder: ") + std::strerror(errno), .where = path_.string()});
   // Released by the kernel when the process ends, however it ends. Where the file system knows no locks, nothing is guarded.
   if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     throw Error({.what = "another process trains in this run folder", .where = path_.string()});
 }
 
-bool RunFolder::has_checkpoint() const { return fs::exists(last()); }
+bool RunFolder::has_checkpoint() const {
+  return fs::exists(last());
+}
 
-Json RunFolder::read_record() const { return read_json_file(record()); }
+Json RunFolder::read_record() const {
+  return read_json_file(record());
+}
 
 void RunFolder::write_record(const Json& record_json) const {
   write_file_atomically(record(), record_json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");

@@ -43,8 +43,11 @@ std::string metric_of(const Recipe& recipe, const Task& task) {
   std::string all;
   for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
   const auto close = nearest(recipe.train.metric, names);
-  throw UsageError({.what = "no such metric", .where = "train.metric", .expected = "one of " + all,
-                    .got = "\"" + printable(recipe.train.metric) + "\"", .hint = close ? "did you mean \"" + *close + "\"?" : ""});
+  throw UsageError({.what = "no such metric",
+                    .where = "train.metric",
+                    .expected = "one of " + all,
+                    .got = "\"" + printable(recipe.train.metric) + "\"",
+                    .hint = close ? "did you mean \"" + *close + "\"?" : ""});
 }
 
 void fill_head(const Head& head, const fs::path& path) {
@@ -58,8 +61,10 @@ void fill_head(const Head& head, const fs::path& path) {
     target.copy_(nn::to_tensor(*entry, file.mapping()));
   }
   if (file.tensors().size() != head.tensors().size())
-    throw Error({.what = "holds tensors that the head does not have", .where = path.string(),
-                 .expected = std::to_string(head.tensors().size()), .got = std::to_string(file.tensors().size())});
+    throw Error({.what = "holds tensors that the head does not have",
+                 .where = path.string(),
+                 .expected = std::to_string(head.tensors().size()),
+                 .got = std::to_string(file.tensors().size())});
 }
 
 /// Better now than in the middle of an epoch.
@@ -159,7 +164,9 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
   TrainedRun opened;
   opened.record = run.read_record();
   if (!fs::exists(run.head()))
-    throw Error({.what = "this run has no expert yet", .where = path.string(), .got = opened.record.value("state", std::string("no state")),
+    throw Error({.what = "this run has no expert yet",
+                 .where = path.string(),
+                 .got = opened.record.value("state", std::string("no state")),
                  .hint = "finish it with: mmtune train " + run.recipe().string() + " --out " + path.string() + " --resume"});
   opened.recipe = read_recipe_file(run.recipe(), assignments);
   const std::string where = run.record().string();

@@ -45,8 +45,8 @@ struct TrainedRun {
   std::unique_ptr<Task> task;
   std::unique_ptr<Model> model;
 };
-/// `assignments` change the run's recipe (backbone.main=… where a model has moved). Throws Error where the run holds no expert yet, or where
-/// a backbone is another one than it was trained on.
+/// `assignments` change the run's recipe (backbone.main=… where a model has moved). Throws Error where the run holds no expert yet, or
+/// where a backbone is another one than it was trained on.
 TrainedRun open_run(const std::filesystem::path& path, std::span<const std::string> assignments = {});
 
 /// How to read the data of a question: as the recipe says, but for what belongs to its own splits.

@@ -7,7 +7,9 @@ namespace {
 // A signal handler can reach nothing but a static object.
 volatile std::sig_atomic_t received_signal = 0;
 
-void remember(int signal) { received_signal = signal; }
+void remember(int signal) {
+  received_signal = signal;
+}
 
 }  // namespace
 
@@ -26,6 +28,8 @@ StopSignals::~StopSignals() {
   sigaction(SIGTERM, &old_terminate_, nullptr);
 }
 
-int StopSignals::received() { return received_signal; }
+int StopSignals::received() {
+  return received_signal;
+}
 
 }  // namespace mmtune::train

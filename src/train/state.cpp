@@ -56,7 +56,8 @@ TrainState from_json(const Json& json) {
 void fill(const io::SafetensorsFile& file, const std::string& name, at::Tensor target) {
   const io::TensorEntry* entry = file.find(name);
   if (entry == nullptr || entry->dtype != io::DType::f32 || entry->elements() != target.numel())
-    throw Error({.what = "tensor \"" + name + "\" is missing or of another size", .where = file.where(),
+    throw Error({.what = "tensor \"" + name + "\" is missing or of another size",
+                 .where = file.where(),
                  .expected = std::to_string(target.numel()) + " float32 values"});
   std::memcpy(target.data_ptr<float>(), entry->data.data(), entry->data.size());
 }
@@ -73,21 +74,22 @@ void save_state(const std::filesystem::path& path, const TrainState& state, cons
                 const std::vector<nn::NamedTensor>& optimiser) {
   std::vector<io::TensorEntry> entries{nn::to_entry("values", parameters.values())};
   for (const nn::NamedTensor& item : optimiser) entries.push_back(nn::to_entry(item.name, item.tensor));
-  io::write_safetensors(path, entries,
-                        {{format_key, format_version},
-                         {"state", to_json(state).dump()},
-                         {"layout", layout_of(parameters)},
-                         {"identity", identity}});
+  io::write_safetensors(
+      path, entries,
+      {{format_key, format_version}, {"state", to_json(state).dump()}, {"layout", layout_of(parameters)}, {"identity", identity}});
 }
 
 TrainState load_state(const std::filesystem::path& path, const std::string& identity, nn::Parameters& parameters,
                       const std::vector<nn::NamedTensor>& optimiser) {
   const io::SafetensorsFile file = io::SafetensorsFile::open(path);
   if (metadata_of(file, format_key) != format_version)
-    throw Error({.what = "checkpoint of another version", .where = path.string(), .expected = format_version,
+    throw Error({.what = "checkpoint of another version",
+                 .where = path.string(),
+                 .expected = format_version,
                  .got = printable(metadata_of(file, format_key))});
   if (metadata_of(file, "identity") != identity)
-    throw Error({.what = "the checkpoint belongs to another recipe, other data or another backbone", .where = path.string(),
+    throw Error({.what = "the checkpoint belongs to another recipe, other data or another backbone",
+                 .where = path.string(),
                  .hint = "what was trained on must be as it was; start anew in another folder with --out"});
   if (metadata_of(file, "layout") != layout_of(parameters))
     throw Error({.what = "the checkpoint holds other tensors than this recipe trains", .where = path.string()});

@@ -21,8 +21,10 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling)
   const backbones::BackboneInfo& info = backbone_->info();
   if (pooling_ == Pooling::automatic) pooling_ = info.modality == Modality::image ? Pooling::first : Pooling::mean;
   if (pooling_ == Pooling::pooler && !info.has_pooler)
-    throw UsageError({.what = "the checkpoint has no pooler", .where = "backbone." + name_ + "_pooling",
-                      .expected = "\"first\" or \"mean\"", .got = "\"pooler\" (" + checkpoint_.folder().string() + ")"});
+    throw UsageError({.what = "the checkpoint has no pooler",
+                      .where = "backbone." + name_ + "_pooling",
+                      .expected = "\"first\" or \"mean\"",
+                      .got = "\"pooler\" (" + checkpoint_.folder().string() + ")"});
 }
 
 void Tower::open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing) {
@@ -49,7 +51,9 @@ std::vector<nn::NamedTensor> Tower::tensors() const {
   return all;
 }
 
-bool Tower::reads_first() const { return pooling_ == Pooling::first || pooling_ == Pooling::pooler; }
+bool Tower::reads_first() const {
+  return pooling_ == Pooling::first || pooling_ == Pooling::pooler;
+}
 
 at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Context& context) const {
   nn::Context own = context;
@@ -58,7 +62,9 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
   return backbones::pool(backbone_->forward(inputs, own), pooling_, backbone_->info().modality);
 }
 
-std::string Tower::describe() const { return "pooling " + std::to_string(static_cast<int>(pooling_)) + ", " + reader_->describe(); }
+std::string Tower::describe() const {
+  return "pooling " + std::to_string(static_cast<int>(pooling_)) + ", " + reader_->describe();
+}
 
 PassMacs Tower::macs(std::int64_t tokens) const {
   const auto forward = static_cast<double>(backbone_->macs(tokens, reads_first()));

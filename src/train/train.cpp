@@ -33,7 +33,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto checkpoint_interval = std::chrono::minutes(5);
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 /// What one optimiser step computes on: train.accumulate batches.
 using StepBatches = std::vector<Batch>;
@@ -217,8 +219,8 @@ StepResult Trainer::step(const StepBatches& batches) {
     const Batch& batch = batches[i];
     if (batch.examples.empty()) continue;
     const auto stream = static_cast<std::uint64_t>(state_.step * recipe_.train.accumulate) + i;
-    const nn::Context context{.training = true,
-                              .generator = at::detail::createCPUGenerator(mix_seed(static_cast<std::uint64_t>(recipe_.train.seed), stream))};
+    const nn::Context context{
+        .training = true, .generator = at::detail::createCPUGenerator(mix_seed(static_cast<std::uint64_t>(recipe_.train.seed), stream))};
     const at::Tensor loss = training_.task->loss(model.forward(batch, context), dataset, batch.examples) / weight;
     const auto value = loss.item<double>();
     if (!std::isfinite(value)) refuse_not_finite("loss", value, batches);
@@ -247,12 +249,13 @@ void Trainer::refuse_not_finite(const std::string& what, double value, const Ste
   if (count > most) ids += " and " + std::to_string(count - most) + " more";
   record_["state"] = "failed";
   run_.write_record(record_);
-  throw Error({.what = "the " + what + " is not finite in the batch of examples " + ids,
-               .where = "step " + std::to_string(state_.step + 1),
-               .expected = "a finite number",
-               .got = std::to_string(value),
-               .hint = "a lower train.lr or train.clip may help; " +
-                       (run_.has_checkpoint() ? "the last good state is in " + run_.last().string() : std::string("no checkpoint was made yet"))});
+  throw Error(
+      {.what = "the " + what + " is not finite in the batch of examples " + ids,
+       .where = "step " + std::to_string(state_.step + 1),
+       .expected = "a finite number",
+       .got = std::to_string(value),
+       .hint = "a lower train.lr or train.clip may help; " +
+               (run_.has_checkpoint() ? "the last good state is in " + run_.last().string() : std::string("no checkpoint was made yet"))});
 }
 
 void Trainer::note_skipped(const StepBatches& batches) {
@@ -274,10 +277,12 @@ bool Trainer::evaluation_is_due() const {
 /// False where a signal ended it early: it is then as if it had not begun.
 bool Trainer::evaluate_now() {
   const std::int64_t batch = recipe_.train.eval_batch > 0 ? recipe_.train.eval_batch : recipe_.train.batch;
-  const std::optional<Evaluation> evaluation =
-      evaluate(*training_.model, *training_.task, *training_.data.valid,
-               {.batch = batch, .workers = static_cast<int>(recipe_.data.workers), .on_error = recipe_.data.on_error, .label = "validating",
-                .stop = [] { return StopSignals::received() != 0; }});
+  const std::optional<Evaluation> evaluation = evaluate(*training_.model, *training_.task, *training_.data.valid,
+                                                        {.batch = batch,
+                                                         .workers = static_cast<int>(recipe_.data.workers),
+                                                         .on_error = recipe_.data.on_error,
+                                                         .label = "validating",
+                                                         .stop = [] { return StopSignals::received() != 0; }});
   if (!evaluation) return false;
   const report::Metric* metric = evaluation->find(training_.metric);
   if (metric == nullptr)
@@ -357,8 +362,10 @@ void refuse_another_recipe(const std::string& kept, const std::string& now, cons
   const std::vector<std::string> a = lines(kept), b = lines(now);
   std::size_t i = 0;
   while (i < a.size() && i < b.size() && a[i] == b[i]) ++i;
-  throw UsageError({.what = "the run was started with another recipe", .where = run.recipe().string(),
-                    .expected = i < a.size() ? printable(a[i]) : "nothing more", .got = i < b.size() ? printable(b[i]) : "nothing",
+  throw UsageError({.what = "the run was started with another recipe",
+                    .where = run.recipe().string(),
+                    .expected = i < a.size() ? printable(a[i]) : "nothing more",
+                    .got = i < b.size() ? printable(b[i]) : "nothing",
                     .hint = "resume with the run's own recipe.toml, or start anew with another --out"});
 }
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = Path(os.environ.get("MMTUNE", ROOT / "build" / "mmtune"))
+PROGRAM = Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")).resolve() / "mmtune"
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
 FILLERS = "the a this that one box ball cup lamp chair is was seems looks very quite small large old new".split()

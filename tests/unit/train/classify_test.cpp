@@ -22,7 +22,8 @@ TEST(Classify, AccumulatedLossesEqualThoseOfOneBatch) {
   const double whole = task.loss(logits, dataset, all).item<double>() / task.weight(dataset, all);
   const double weight = task.weight(dataset, first) + task.weight(dataset, rest);
   const double parts =
-      (task.loss(logits.narrow(0, 0, 2), dataset, first) / weight + task.loss(logits.narrow(0, 2, 3), dataset, rest) / weight).item<double>();
+      (task.loss(logits.narrow(0, 0, 2), dataset, first) / weight + task.loss(logits.narrow(0, 2, 3), dataset, rest) / weight)
+          .item<double>();
   EXPECT_NEAR(whole, parts, 1e-6);
   const at::Tensor targets = at::tensor({0, 1, 2, 1, 1}, at::kLong);
   const auto reference = at::cross_entropy_loss(logits, targets, at::tensor({1.0F, 3.0F, 0.5F}), at::Reduction::Mean, -100, 0.1);

@@ -7,7 +7,9 @@
 namespace mmtune::train {
 namespace {
 
-at::Generator generator() { return at::detail::createCPUGenerator(7); }
+at::Generator generator() {
+  return at::detail::createCPUGenerator(7);
+}
 
 at::Tensor tensor_named(const Head& head, const std::string& name) {
   for (const nn::NamedTensor& item : head.tensors())

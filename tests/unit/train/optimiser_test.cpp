@@ -8,7 +8,9 @@
 namespace mmtune::train {
 namespace {
 
-at::Tensor leaf(at::IntArrayRef shape, float value) { return at::full(shape, value, at::kFloat).requires_grad_(true); }
+at::Tensor leaf(at::IntArrayRef shape, float value) {
+  return at::full(shape, value, at::kFloat).requires_grad_(true);
+}
 
 struct TwoTensors {
   at::Tensor matrix = leaf({2, 2}, 1.0F), vector = leaf({3}, 2.0F);
@@ -33,8 +35,7 @@ TEST(Optimiser, AdamWFollowsItsEquations) {
     value -= lr * section.weight_decay * value;
     m = section.beta1 * m + (1 - section.beta1) * gradient;
     v = section.beta2 * v + (1 - section.beta2) * gradient * gradient;
-    value -= lr * (m / (1 - std::pow(section.beta1, step + 1))) /
-             (std::sqrt(v / (1 - std::pow(section.beta2, step + 1))) + section.eps);
+    value -= lr * (m / (1 - std::pow(section.beta1, step + 1))) / (std::sqrt(v / (1 - std::pow(section.beta2, step + 1))) + section.eps);
   }
   EXPECT_NEAR(two.matrix[0][0].item<double>(), value, 1e-6);
 }

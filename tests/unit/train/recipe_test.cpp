@@ -7,7 +7,9 @@
 namespace mmtune::train {
 namespace {
 
-Recipe parse(const std::string& text) { return read_options<Recipe>(parse_toml(text, "recipe.toml")); }
+Recipe parse(const std::string& text) {
+  return read_options<Recipe>(parse_toml(text, "recipe.toml"));
+}
 
 const std::string minimal = R"(
 task = "classify"

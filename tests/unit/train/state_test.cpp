@@ -38,8 +38,14 @@ class StateTest : public testing::Test {
 };
 
 TEST_F(StateTest, ComesBackBitForBit) {
-  TrainState state{.step = 17, .evaluated_step = 12, .best_step = 6, .best_metric = 0.1 + 0.2, .without_progress = 2, .stopped_early = true,
-                   .skipped = 3, .seconds = 1.25};
+  TrainState state{.step = 17,
+                   .evaluated_step = 12,
+                   .best_step = 6,
+                   .best_metric = 0.1 + 0.2,
+                   .without_progress = 2,
+                   .stopped_early = true,
+                   .skipped = 3,
+                   .seconds = 1.25};
   parameters_.values().copy_(at::rand({5}));
   save_state(folder_ / "last.safetensors", state, "id", parameters_, {{"first", first_}});
   nn::Parameters other;
