@@ -42,18 +42,22 @@ class Sgd final : public Optimiser {
  public:
   Sgd(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
       : momentum_(section.momentum), parameters_(parameters), groups_(std::move(groups)) {
-    velocity_ = at::zeros_like(parameters.values());
+    if (momentum_ > 0) velocity_ = at::zeros_like(parameters.values());
   }
 
   void step(std::int64_t, double lr) override {
     for (const OptimiserGroup& group : groups_) {
       const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
-      at::_fused_sgd_({span(parameters_.values())}, {span(parameters_.gradients())}, {span(velocity_)}, group.weight_decay, momentum_,
+      const std::vector<at::Tensor> velocity = momentum_ > 0 ? std::vector<at::Tensor>{span(velocity_)} : std::vector<at::Tensor>{};
+      at::_fused_sgd_({span(parameters_.values())}, {span(parameters_.gradients())}, velocity, group.weight_decay, momentum_,
                       lr * group.lr_scale, 0.0, false, false, false);
     }
   }
 
-  std::vector<nn::NamedTensor> state() override { return {{"sgd.velocity", velocity_}}; }
+  std::vector<nn::NamedTensor> state() override {
+    if (momentum_ > 0) return {{"sgd.velocity", velocity_}};
+    return {};
+  }
 
  private:
   double momentum_;

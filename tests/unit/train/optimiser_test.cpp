@@ -67,6 +67,19 @@ TEST(Optimiser, SgdWithMomentum) {
   EXPECT_NEAR(two.vector[0].item<double>(), 2.0 - 0.1 * (1.0 + 1.9), 1e-6);
 }
 
+TEST(Optimiser, SgdWithoutMomentumKeepsNoState) {
+  TwoTensors two;
+  TrainSection section;
+  section.optimizer = OptimiserKind::sgd;
+  section.momentum = 0;
+  section.weight_decay = 0.5;
+  const auto optimiser = make_optimiser(section, two.parameters, flatten_into_groups(two.parameters, section));
+  EXPECT_TRUE(optimiser->state().empty());
+  two.parameters.gradients().fill_(1.0);
+  optimiser->step(0, 0.1);
+  EXPECT_NEAR(two.matrix[0][0].item<double>(), 1.0 - 0.1 * (1.0 + 0.5), 1e-6);
+}
+
 TEST(Optimiser, APatternThatMatchesNothingIsAnError) {
   TwoTensors two;
   TrainSection section;
