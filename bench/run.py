@@ -1,0 +1,75 @@
+"""All benchmarks in one run, and docs/benchmarks.md from what they printed.
+
+    python bench/run.py [--rounds 3] [--threads 2] [--out docs/benchmarks.md]
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+parser = argparse.ArgumentParser()
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--out", default=str(ROOT / "docs" / "benchmarks.md"))
+options = parser.parse_args()
+BUILD = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build"))
+
+
+def bench(name, *arguments):
+    """The JSON objects that bench/NAME.py prints, one a line."""
+    print(f"bench: {name}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, str(ROOT / "bench" / f"{name}.py"), *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"bench/{name}.py failed:\n{done.stderr}")
+    return done.stdout
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def whole(text):
+    """The one JSON object of a script that prints it indented."""
+    return json.loads(text[text.index("{"):])
+
+
+rows = []
+for one in lines(bench("step", "--rounds", options.rounds, "--threads", options.threads)):
+    rows.append((one["work"], "≤ 1.10 × bound; ≤ 1 × peer; memory ≤ 0.65 ×",
+                 f'{one["step_over_bound"]:.2f} × bound; {one["step_over_peer"]:.2f} × the peer\'s time; {one["peak_over_peer"]:.2f} × its memory'))
+for one in lines(bench("epoch", "--rounds", 1, "--threads", options.threads)):
+    rows.append((one["work"], "≥ 2 × the peer's speed, accuracy not lower",
+                 f'{one["speed_over_peer"]:.2f} ×; accuracy {one["accuracy"]:.4f} against {one["peer_accuracy"]:.4f}'))
+start, loading = lines(bench("start", "--rounds", options.rounds, "--threads", options.threads))
+rows.append((start["work"], "≥ 10 × the peer's speed", f'{start["speed_over_peer"]:.1f} ×'))
+rows.append((loading["work"], "bounded by the disk, no second copy",
+             f'{loading["time_over_reading_the_file"]:.2f} × the time of reading the file; memory above a tiny model {loading["memory_above_a_tiny_model_over_file_size"]:.2f} × the file'))
+tokens = whole(bench("tokenize", "--program", BUILD / "bench" / "tokenize_bench"))
+rows.append((f'tokenising {tokens["texts"]:,} texts, one thread', "≥ 1 × the speed of `tokenizers`",
+             f'{tokens["offsets"]["ratio"]:.2f} × with offsets, {tokens["ids"]["ratio"]:.2f} × ids only'))
+pictures = whole(bench("images", "--program", BUILD / "bench" / "images_bench"))["sets"]
+rows.append(("decoding and resizing JPEG to 224², two threads", "≥ 1.5 × the transformers processor with Pillow",
+             "; ".join(f'{name}: {one["times_as_fast_as_peer_threads"]:.2f} × its threads, {one["times_as_fast_as_peer_processes"]:.2f} × its processes'
+                       for name, one in pictures.items())))
+
+table = "\n".join(f"| {work} | {goal} | {result} |" for work, goal, result in rows)
+pathlib.Path(options.out).write_text(f"""# Benchmarks
+
+Made by one run of `make bench` on {platform.machine()} with {options.threads} threads; every figure is a ratio of neighbours in time, the median over
+{options.rounds} rounds (the epoch: one). Peers do the same work on the same files and threads. Dropout is off on both sides in every row.
+
+*Operation bound*: two operations for every multiply-accumulate that the step cannot avoid (forward, and the gradients of activations; no gradients of
+frozen weights), at the rate of float32 matrix products measured between the steps of the same run.
+
+| work | goal | measured |
+|---|---|---|
+{table}
+
+Single rows: `python bench/step.py`, `bench/epoch.py`, `bench/start.py`, `bench/tokenize.py`, `bench/images.py`; each says at its top what it does.
+""")
+print(f"wrote {options.out}")

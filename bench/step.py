@@ -1,0 +1,79 @@
+"""LoRA training steps: `mmtune cost --measure` against transformers + peft, in alternation, on the same random checkpoints and threads.
+
+    python bench/step.py [--rounds 3] [--steps 8] [--threads 2]
+
+Prints one JSON object a workload: the step against the operation bound, the ratio to the peer, and the peak memories.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+parser = argparse.ArgumentParser()
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--steps", type=int, default=8)
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--only", help="vit or bert")
+options = parser.parse_args()
+program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
+
+MAKE = """
+import sys, torch, transformers
+torch.manual_seed(0)
+family, folder = sys.argv[1:]
+if family == "vit":
+    model = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False)
+    transformers.ViTImageProcessorPil().save_pretrained(folder)
+else:
+    model = transformers.BertModel(transformers.BertConfig())
+    with open(folder + "/vocab.txt", "w") as file:
+        file.write("\\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"word{i}" for i in range(30517)]) + "\\n")
+model.save_pretrained(folder)
+"""
+
+WORK = {
+    "vit": ("LoRA r=8 (q, v), ViT-B/16, 224², batch 8", 8, 0, 'main_pooling="first"'),
+    "bert": ("LoRA r=8 (q, v), BERT-base, 128 tokens, batch 16", 16, 128, 'main_pooling="pooler"'),
+}
+
+
+def run(command):
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{command[0]} failed: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def measure(family, folder):
+    name, batch, tokens, pooling = WORK[family]
+    subprocess.run([sys.executable, "-c", MAKE, family, folder], check=True, capture_output=True)
+    recipe = pathlib.Path(folder) / "recipe.toml"
+    recipe.write_text(f'[backbone]\nmain = "{folder}"\n{pooling}\n[expert]\nmethod = "lora"\nrank = 8\n[data]\ntrain = "none.jsonl"\n')
+    ours, theirs = [], []
+    for _ in range(options.rounds):
+        ours.append(run([program, "--threads", options.threads, "cost", recipe, "--measure", options.steps, "--batch", batch, "--tokens",
+                         tokens or 1, "--json"])["costs"][0])
+        theirs.append(run([sys.executable, ROOT / "bench" / "peer_step.py", folder, "--batch", batch, "--tokens", tokens, "--steps",
+                           options.steps, "--threads", options.threads]))
+    steps = [one["step"] for one in ours]
+    return {
+        "work": name,
+        "step_over_bound": round(statistics.median(step["ratio"] for step in steps), 3),
+        "step_over_peer": round(statistics.median(a["seconds"] / b["seconds"] for a, b in zip(steps, theirs)), 3),
+        "peak_over_peer": round(statistics.median(a["peak_bytes"] / b["peak_bytes"] for a, b in zip(steps, theirs)), 3),
+        "ours": {"seconds": [step["seconds"] for step in steps], "peak_bytes": steps[0]["peak_bytes"], "gemm_flops": steps[0]["gemm_flops"]},
+        "peer": {"seconds": [one["seconds"] for one in theirs], "peak_bytes": theirs[0]["peak_bytes"], "attention": theirs[0]["attention"]},
+    }
+
+
+for family in WORK:
+    if options.only in (None, family):
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure(family, folder)), flush=True)
