@@ -11,5 +11,6 @@ Command forward_command();
 Command train_command();
 Command eval_command();
 Command predict_command();
+Command cost_command();
 
 }  // namespace mmtune::cli

@@ -1,0 +1,143 @@
+// mmtune cost RECIPE.toml: what an expert costs, before anything is trained.
+
+#include "train/cost.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "arguments.h"
+#include "commands.h"
+#include "core/error.h"
+#include "experts/expert.h"
+#include "print.h"
+#include "report/table.h"
+#include "train/machine.h"
+
+namespace mmtune::cli {
+
+namespace {
+
+struct Options {
+  std::string recipe;
+  std::vector<std::string> assignments, compare;
+  train::CostOptions cost;
+  bool json = false;
+};
+
+Json to_json(const train::Cost& cost) {
+  Json json = {{"method", cost.method},
+               {"backbone_parameters", cost.backbone_parameters},
+               {"expert_parameters", cost.expert_parameters},
+               {"head_parameters", cost.head_parameters},
+               {"forward_macs", cost.forward_macs},
+               {"expert_macs", cost.expert_macs},
+               {"training_macs", cost.training_macs},
+               {"state_bytes", cost.state_bytes}};
+  if (cost.step)
+    json["step"] = {{"seconds", cost.step->seconds},
+                    {"bound_seconds", cost.step->bound_seconds},
+                    {"ratio", cost.step->seconds / cost.step->bound_seconds},
+                    {"gemm_flops", cost.step->gemm_flops},
+                    {"peak_bytes", cost.step->peak_bytes},
+                    {"steps", cost.step->steps}};
+  return json;
+}
+
+report::Table to_table(const std::vector<train::Cost>& costs) {
+  using report::Align;
+  std::vector<report::Column> columns = {{"method"},
+                                         {"trained", Align::right},
+                                         {"of backbone", Align::right},
+                                         {"head", Align::right},
+                                         {"forward", Align::right},
+                                         {"added", Align::right},
+                                         {"training", Align::right},
+                                         {"state", Align::right}};
+  const bool measured = costs.front().step.has_value();
+  if (measured) {
+    for (const char* title : {"step", "× bound", "peak"}) columns.push_back({title, Align::right});
+  }
+  report::Table table(columns);
+  for (const train::Cost& cost : costs) {
+    const double share = 100.0 * static_cast<double>(cost.expert_parameters) / static_cast<double>(cost.backbone_parameters);
+    std::vector<report::Cell> cells = {cost.method,
+                                       report::human_count(static_cast<double>(cost.expert_parameters)),
+                                       report::fixed(share, 2) + " %",
+                                       report::human_count(static_cast<double>(cost.head_parameters)),
+                                       report::human_macs(cost.forward_macs),
+                                       "+" + report::human_macs(cost.expert_macs),
+                                       report::human_macs(cost.training_macs),
+                                       report::human_bytes(static_cast<double>(cost.state_bytes))};
+    if (measured) {
+      cells.push_back(report::human_duration(cost.step->seconds));
+      cells.push_back(report::fixed(cost.step->seconds / cost.step->bound_seconds, 2));
+      cells.push_back(report::human_bytes(static_cast<double>(cost.step->peak_bytes)));
+    }
+    table.add(std::move(cells));
+  }
+  return table;
+}
+
+/// The recipe's experts of this kind, or one with the kind's defaults where it has none.
+void keep_only(train::Recipe& recipe, const std::string& kind) {
+  std::erase_if(recipe.experts, [&](const train::ExpertSection& section) { return section.method != kind; });
+  if (!recipe.experts.empty()) return;
+  recipe.experts.emplace_back();
+  recipe.experts.back().method = kind;
+}
+
+int run(const Options& options, const Session& session) {
+  if (options.cost.measure > 0 && options.compare.size() > 1)
+    throw UsageError({.what = "--measure",
+                      .expected = "one method at a time, for its memory is the whole process's",
+                      .hint = "run the command once for each method"});
+  for (const std::string& kind : options.compare) experts::expert_recipe(kind);  // all names are checked before anything is opened
+  std::vector<train::Cost> costs;
+  for (std::size_t i = 0; i < std::max<std::size_t>(options.compare.size(), 1); ++i) {
+    train::Recipe recipe = train::read_recipe_file(options.recipe, options.assignments);
+    if (!options.compare.empty()) keep_only(recipe, options.compare[i]);
+    train::set_threads(session.threads > 0 ? session.threads : recipe.train.threads);
+    train::CostOptions cost = options.cost;
+    if (cost.batch == 0) cost.batch = recipe.train.batch;
+    costs.push_back(train::cost_of(recipe, cost));
+  }
+  if (options.json) {
+    Json all = Json::array();
+    for (const train::Cost& cost : costs) all.push_back(to_json(cost));
+    print_json({{"tokens", options.cost.tokens}, {"batch", options.cost.batch}, {"costs", all}});
+  } else {
+    print(to_table(costs).text());
+    print("One example" + std::string(options.cost.measure > 0 ? ", and steps without padding" : "") +
+          "; MACs are of linear maps and attention products. \"added\" counts every row of every block.\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command cost_command() {
+  return {.name = "cost",
+          .summary = "trainable parameters, operations and memory of a recipe; a measured step on request",
+          .example =
+              "mmtune cost recipes/banking77.toml --tokens 32\n"
+              "mmtune cost recipes/banking77.toml --compare lora,adapter,prefix,prompt,bitfit,linear\n"
+              "mmtune cost recipes/banking77.toml expert.rank=8 --measure 20 --batch 16",
+          .declare = [](Arguments& arguments) -> Action {
+            const auto options = std::make_shared<Options>();
+            options->cost.batch = 0;
+            arguments.positional("RECIPE", &options->recipe, {.help = "the recipe, a TOML file", .required = true});
+            arguments.positional("KEY=VALUE", &options->assignments, {.help = "changes of the recipe: expert.rank=4", .required = false});
+            arguments.option("--compare", &options->compare,
+                             {.help = "price these kinds of expert, with the recipe's backbones", .value = "KINDS", .comma = true});
+            arguments.option("--tokens", &options->cost.tokens, {.help = "length of a text (128)", .value = "N", .min = 1});
+            arguments.option("--classes", &options->cost.outputs, {.help = "outputs of the head (2)", .value = "N", .min = 1});
+            arguments.option("--measure", &options->cost.measure, {.help = "time N training steps", .value = "N", .min = 0});
+            arguments.option("--batch", &options->cost.batch,
+                             {.help = "examples of a measured step (the recipe's batch)", .value = "N", .min = 0});
+            arguments.flag("--json", options->json, "print JSON");
+            return [options](const Session& session) { return run(*options, session); };
+          },
+          .engine = true};
+}
+
+}  // namespace mmtune::cli

@@ -1,0 +1,134 @@
+#include "train/cost.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <chrono>
+
+#include "core/error.h"
+#include "train/machine.h"
+#include "train/model.h"
+#include "train/optimiser.h"
+
+namespace mmtune::train {
+
+namespace {
+
+using backbones::Modality;
+
+std::int64_t tokens_of(const Tower& tower, const CostOptions& options) {
+  const backbones::BackboneInfo& info = tower.backbone().info();
+  if (info.modality != Modality::text) return info.max_length;
+  if (options.tokens > info.max_length)
+    throw UsageError({.what = "--tokens is more than the backbone has positions for",
+                      .where = tower.checkpoint().folder().string(),
+                      .expected = "at most " + std::to_string(info.max_length),
+                      .got = std::to_string(options.tokens)});
+  return options.tokens;
+}
+
+/// A full batch of distinct random inputs, none of them padded.
+TowerBatch random_inputs(const Tower& tower, const CostOptions& options, at::Generator& generator) {
+  const backbones::BackboneInfo& info = tower.backbone().info();
+  const std::int64_t tokens = tokens_of(tower, options);
+  TowerBatch batch;
+  batch.rows = options.batch;
+  batch.tokens.assign(static_cast<std::size_t>(options.batch), tokens);
+  for (std::int64_t i = 0; i < options.batch; ++i) batch.row.push_back(i);
+  if (info.modality == Modality::text) {
+    batch.inputs.text_layout = nn::Layout::uniform(options.batch, tokens);
+    // Any ids do; every vocabulary has the first few.
+    batch.inputs.input_ids = at::empty({options.batch * tokens}, at::kLong).random_(0, 8, generator);
+  } else {
+    batch.inputs.pixel_values =
+        at::empty({options.batch, info.image_channels, info.image_height, info.image_width}).normal_(0.0, 1.0, generator);
+  }
+  return batch;
+}
+
+Batch random_batch(const Model& model, const CostOptions& options) {
+  at::Generator generator = at::detail::createCPUGenerator(1);
+  Batch batch;
+  for (std::int64_t i = 0; i < options.batch; ++i) batch.examples.push_back(i);
+  for (const auto& tower : model.towers()) batch.towers.push_back(random_inputs(*tower, options, generator));
+  return batch;
+}
+
+StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup> groups, const CostOptions& options) {
+  using Clock = std::chrono::steady_clock;
+  // train.accumulate splits the batch into as many passes; a step stays a step over the whole batch.
+  const std::int64_t passes = recipe.train.accumulate;
+  CostOptions part = options;
+  part.batch = options.batch / passes;
+  const Batch batch = random_batch(model, part);
+  const at::Tensor targets = at::zeros({part.batch}, at::kLong);
+  const auto optimiser = make_optimiser(recipe.train, model.parameters(), std::move(groups));
+  nn::Context context;
+  context.training = true;
+  std::int64_t rows = 0, width = 0;
+  for (std::size_t t = 0; t < model.towers().size(); ++t) {
+    const std::int64_t here = part.batch * batch.towers[t].tokens.front();
+    if (here < rows) continue;
+    rows = here;
+    width = model.towers()[t]->width();
+  }
+  const PassMacs macs = model.macs(batch);
+  StepCost cost;
+  std::vector<double> seconds, rates;
+  constexpr std::int64_t warm_up = 2;
+  for (std::int64_t step = 0; step < options.measure + warm_up; ++step) {
+    context.generator = at::detail::createCPUGenerator(static_cast<std::uint64_t>(step));
+    const auto start = Clock::now();
+    model.parameters().gradients().zero_();
+    for (std::int64_t pass = 0; pass < passes; ++pass) (at::cross_entropy_loss(model.forward(batch, context), targets) / passes).backward();
+    clip_gradient(model.parameters().gradients(), recipe.train.clip);
+    optimiser->step(step, recipe.train.lr);
+    if (step < warm_up) continue;
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    // The yardstick is taken between the steps, so that a machine that slows down slows both.
+    rates.push_back(gemm_rate(rows, width));
+  }
+  cost.peak_bytes = peak_memory();
+  cost.seconds = median(seconds);
+  cost.gemm_flops = 2 * median(rates);
+  cost.bound_seconds = 2 * static_cast<double>(passes) * (macs.forward + macs.backward) / cost.gemm_flops;
+  cost.steps = options.measure;
+  return cost;
+}
+
+}  // namespace
+
+Cost cost_of(const Recipe& recipe, const CostOptions& options) {
+  if (options.measure > 0 && options.batch % recipe.train.accumulate != 0)
+    throw UsageError({.what = "the batch of a measured step cannot be split into train.accumulate equal passes",
+                      .where = "--batch",
+                      .expected = "a multiple of " + std::to_string(recipe.train.accumulate),
+                      .got = std::to_string(options.batch)});
+  Model model(recipe);
+  model.build_experts(recipe);
+  model.build_head(recipe, options.outputs, std::vector<bool>(model.towers().size(), false));
+  const std::vector<OptimiserGroup> groups = model.gather(recipe.train);
+
+  Cost cost;
+  for (const ExpertSection& section : recipe.experts) cost.method += (cost.method.empty() ? "" : " + ") + section.method;
+  for (const auto& tower : model.towers()) {
+    const std::int64_t tokens = tokens_of(*tower, options);
+    const PassMacs macs = tower->macs(tokens);
+    cost.backbone_parameters += tower->backbone().parameter_count();
+    cost.training_macs += macs.forward + macs.backward;
+    cost.forward_macs += macs.forward;
+    for (const auto& expert : tower->experts()) {
+      cost.expert_parameters += expert->parameter_count();
+      const auto extra = static_cast<double>(expert->extra_macs(tokens));
+      cost.expert_macs += extra;
+      cost.forward_macs -= extra;
+    }
+  }
+  for (const nn::NamedTensor& item : model.head().tensors()) cost.head_parameters += item.tensor.numel();
+  cost.training_macs += 3.0 * static_cast<double>(model.head().macs());
+  cost.state_bytes = 4 * 4 * model.parameters().count();
+  if (options.measure > 0) cost.step = measure(recipe, model, groups, options);
+  return cost;
+}
+
+}  // namespace mmtune::train

@@ -1,0 +1,45 @@
+#pragma once
+// What an expert costs: exact parameters and multiply-accumulates, and on request a measured training step against the operations that
+// it cannot avoid.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/recipe.h"
+
+namespace mmtune::train {
+
+struct CostOptions {
+  std::int64_t tokens = 128;  ///< length of a text; pictures have their own
+  std::int64_t batch = 32;    ///< of the measured step
+  std::int64_t outputs = 2;   ///< width of the head's output
+  std::int64_t measure = 0;   ///< steps to time; 0: nothing is run
+};
+
+/// A training step on random inputs without padding, timed in this process.
+struct StepCost {
+  double seconds = 0;           ///< median
+  double bound_seconds = 0;     ///< the step's operations at the matrix-product rate of this run
+  double gemm_flops = 0;        ///< 2 · multiply-accumulates a second
+  std::int64_t peak_bytes = 0;  ///< of the whole process
+  std::int64_t steps = 0;
+};
+
+struct Cost {
+  std::string method;
+  std::int64_t backbone_parameters = 0;
+  std::int64_t expert_parameters = 0;
+  std::int64_t head_parameters = 0;
+  double forward_macs = 0;       ///< of one example: backbones, without experts and head
+  double expert_macs = 0;        ///< added by the experts
+  double training_macs = 0;      ///< forward and backward of one example, all together
+  std::int64_t state_bytes = 0;  ///< values, gradients and two moments of all trainables
+  std::optional<StepCost> step;
+};
+
+/// Prices the recipe as it stands. Opens the backbones; reads no data.
+Cost cost_of(const Recipe& recipe, const CostOptions& options);
+
+}  // namespace mmtune::train
