@@ -12,5 +12,6 @@ Command train_command();
 Command eval_command();
 Command predict_command();
 Command cost_command();
+Command reference_command();
 
 }  // namespace mmtune::cli

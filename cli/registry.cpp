@@ -13,6 +13,7 @@ std::vector<Command> all_commands() {
   commands.push_back(eval_command());
   commands.push_back(predict_command());
   commands.push_back(cost_command());
+  commands.push_back(reference_command());
 #endif
   commands.push_back(inspect_command());
   commands.push_back(preprocess_command());

@@ -70,7 +70,7 @@ Command train_command() {
             arguments.flag("--resume", options->resume, "go on from the run's last checkpoint, or begin where there is none");
             return [options](const Session& session) { return run(*options, session); };
           },
-          .epilogue = [] { return train::describe_recipe(); },
+          .epilogue = [] { return "The keys of a recipe:\n" + train::describe_recipe(); },
           .engine = true};
 }
 

@@ -203,6 +203,7 @@ std::vector<std::string> Classify::metric_names() const {
   const auto first = std::find(names.begin(), names.end(), multi_label_ ? "macro_f1" : "accuracy");
   MMTUNE_ASSERT(first != names.end());
   std::rotate(names.begin(), first, first + 1);
+  if (classes_.size() <= 5) std::erase(names, "top5");  // always 1, and not computed
   return names;
 }
 

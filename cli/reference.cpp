@@ -1,0 +1,25 @@
+// mmtune reference: the page of all recipe keys, from their declarations. docs/reference.md is its output.
+
+#include "arguments.h"
+#include "commands.h"
+#include "core/option_docs.h"
+#include "print.h"
+#include "train/recipe.h"
+
+namespace mmtune::cli {
+
+Command reference_command() {
+  return {.name = "reference",
+          .summary = "the reference page of all recipe keys, as Markdown",
+          .example = "mmtune reference > docs/reference.md",
+          .declare = [](Arguments&) -> Action {
+            return [](const Session&) {
+              print("# Recipe reference\n\nEvery key of a training recipe. This page is the output of `mmtune reference`.\n\n");
+              print(options_as_markdown(document_options<train::Recipe>()));
+              return 0;
+            };
+          },
+          .hidden = true};
+}
+
+}  // namespace mmtune::cli
