@@ -94,6 +94,7 @@ bool read_value(const TomlValue& value, std::string& out, const FieldSpec& spec)
     return false;
   }
   if (!spec.choices.empty() && std::find(spec.choices.begin(), spec.choices.end(), text) == spec.choices.end()) return false;
+  if (spec.required && text.empty()) return false;
   out = std::move(text);
   return true;
 }
@@ -103,16 +104,6 @@ bool read_value(const TomlValue& value, std::optional<T>& out, const FieldSpec& 
   T inner{};
   if (!read_value(value, inner, spec)) return false;
   out = std::move(inner);
-  return true;
-}
-
-bool read_value(const TomlValue& value, std::map<std::string, std::string>& out, const FieldSpec& spec) {
-  if (value.kind != TomlValue::Kind::table) return false;
-  std::map<std::string, std::string> result;
-  for (const TomlMember& member : value.members) {
-    if (!read_value(member.value, result[member.key], spec)) return false;
-  }
-  out = std::move(result);
   return true;
 }
 
@@ -174,18 +165,31 @@ void OptionReader::visit_field(std::string_view key, FieldRef field, const Field
     }
     out = std::move(result);
   };
+  const auto read_map = [&](std::map<std::string, std::string>& out) {
+    if (value->kind != TomlValue::Kind::table) return wrong_type(path_of(key), *value, wanted);
+    std::map<std::string, std::string> result;
+    for (const TomlMember& member : value->members) {
+      if (!read_value(member.value, result[member.key], spec)) {
+        return wrong_type(path_of(key) + "." + toml_key(member.key), member.value, "a string");
+      }
+    }
+    out = std::move(result);
+  };
+  const auto read_single = [&](auto& out) {
+    if (read_value(*value, out, spec)) return;
+    const bool word = value->kind == TomlValue::Kind::string;
+    const auto near = word ? nearest(value->text, spec.choices) : std::nullopt;
+    wrong_type(path_of(key), *value, wanted);
+    if (near) problems_->back().parts.hint = "did you mean \"" + *near + "\"?";
+  };
   std::visit(
       [&]<class T>(T* out) {
-        if constexpr (requires { out->emplace_back(); }) {
-          if constexpr (!std::is_same_v<T, std::string>) return read_list(*out);
-        }
-        if constexpr (!requires { out->emplace_back(); } || std::is_same_v<T, std::string>) {
-          if (!read_value(*value, *out, spec)) {
-            const std::optional<std::string> near =
-                spec.choices.empty() || value->kind != TomlValue::Kind::string ? std::nullopt : nearest(value->text, spec.choices);
-            wrong_type(path_of(key), *value, wanted);
-            if (near) problems_->back().parts.hint = "did you mean \"" + *near + "\"?";
-          }
+        if constexpr (std::is_same_v<T, std::map<std::string, std::string>>) {
+          read_map(*out);
+        } else if constexpr (!std::is_same_v<T, std::string> && requires { out->emplace_back(); }) {
+          read_list(*out);
+        } else {
+          read_single(*out);
         }
       },
       field);
@@ -217,14 +221,15 @@ void OptionReader::visit_variants(std::string_view key, std::string& name, const
     for (const TomlMember& member : table_.members) known_.push_back(member.key);
     return;
   }
-  unchosen_.push_back({std::string(key), name, {}});
+  Unchosen unchosen{std::string(key), name, {}};
   for (const Variant& variant : all) {
     if (variant.name == name) {
       variant.declare(*this);
     } else {
-      unchosen_.back().variants.push_back(variant);
+      unchosen.variants.push_back(variant);
     }
   }
+  unchosen_.push_back(std::move(unchosen));
 }
 
 void OptionReader::visit_table(std::string_view key, const TableRef& table, const TableSpec& spec) {

@@ -51,7 +51,8 @@ std::string accepted(const FieldRef& value, const FieldSpec& spec) {
   if (is_one_of<std::vector<double>>(value)) return start + "numbers" + bounds(spec);
   if (is_one_of<std::map<std::string, std::string>>(value)) return "a table of strings";
   if (!spec.choices.empty()) return start + "one of " + joined(spec.choices);
-  return list ? start + "strings" : "a string";
+  if (list) return start + "strings";
+  return spec.required ? "a string that is not empty" : "a string";
 }
 
 }  // namespace mmtune

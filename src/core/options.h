@@ -41,7 +41,7 @@ struct FieldSpec {
   std::optional<double> below;       ///< value < below
   std::vector<std::string> choices;  ///< the strings allowed (also for the elements of a list of strings)
   std::size_t min_items = 0;         ///< of a list
-  bool required = false;             ///< no default: the recipe must say it
+  bool required = false;             ///< no default: the recipe must say it (and a string must not be empty)
   std::string unset;                 ///< documentation: what happens when an optional value (or an empty string) is left out
 };
 

@@ -187,14 +187,17 @@ TEST(Options, TypesAndRangesAreChecked) {
             "r.toml:4:15: train.betas[1]: expected a number >= 0 and < 1, got 1.0");
   EXPECT_EQ(failure(std::string(minimal) + "[train]\nbetas = [0.9]\n"),
             "r.toml:4:9: train.betas: expected a list of at least 2 numbers >= 0 and < 1, got a list of 1");
+  EXPECT_EQ(failure("[data]\ntrain = ''\n"), "r.toml:2:9: data.train: expected a string that is not empty, got \"\"");
+  EXPECT_EQ(failure(std::string(minimal) + "columns = {a = 'x', \"b c\" = 3}\n"),
+            "r.toml:3:29: data.columns.\"b c\": expected a string, got 3");
   EXPECT_EQ(failure("data = 3\n"), "r.toml:1:8: data: expected a table, got 3");
-  EXPECT_EQ(failure("[data]\ntrain = 2020-01-01\n"), "r.toml:2:9: data.train: expected a string, got a date or time");
+  EXPECT_EQ(failure("[data]\ntrain = 2020-01-01\n"), "r.toml:2:9: data.train: expected a string that is not empty, got a date or time");
   EXPECT_EQ(failure(std::string(minimal) + "classes = \"a\"\n"), "r.toml:3:11: data.classes: expected a list of strings, got \"a\"");
 }
 
 TEST(Options, MissingKeysAndConditionsComeAfterWrongOnes) {
-  EXPECT_EQ(failure("[train]\nepochs = 2\n"), "r.toml: missing key 'data.train': expected a string: manifest");
-  EXPECT_EQ(failure("[data]\nclasses = []\n"), "r.toml:1:1: missing key 'data.train': expected a string: manifest");
+  EXPECT_EQ(failure("[train]\nepochs = 2\n"), "r.toml: missing key 'data.train': expected a string that is not empty: manifest");
+  EXPECT_EQ(failure("[data]\nclasses = []\n"), "r.toml:1:1: missing key 'data.train': expected a string that is not empty: manifest");
   EXPECT_EQ(failure("[data]\ntrian = 'x'\n"), "r.toml:2:1: unknown key 'data.trian' (did you mean 'data.train'?; and 1 more mistake)");
   EXPECT_EQ(failure(std::string(minimal) + "[train]\nlr = 2\nepochs = 2\n"),
             "r.toml:4:6: train.lr: expected below 1 when there is more than one epoch, got 2");
@@ -307,7 +310,7 @@ TEST(Options, DocumentationNamesEverything) {
   const std::string page = options_as_markdown(entries);
   EXPECT_NE(page.find("| `lr` | a number > 0 and &lt; 10 | `0.001` | peak learning rate |"), std::string::npos) << page;
   EXPECT_NE(page.find("| `clip` | a number > 0 | no clipping | largest gradient norm |"), std::string::npos) << page;
-  EXPECT_NE(page.find("| `train` | a string | required | manifest |"), std::string::npos) << page;
+  EXPECT_NE(page.find("| `train` | a string that is not empty | required | manifest |"), std::string::npos) << page;
   EXPECT_NE(page.find("## `[[expert]]`"), std::string::npos) << page;
   EXPECT_NE(page.find("### `[[expert]]` with `method = \"prompt\"`"), std::string::npos) << page;
   EXPECT_NE(page.find("`cosine`: falls to zero"), std::string::npos) << page;
