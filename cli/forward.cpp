@@ -13,7 +13,7 @@
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
 #include "nn/weights.h"
-#include "print.h"
+#include "tensor_file.h"
 
 namespace mmtune::cli {
 
@@ -83,20 +83,11 @@ int run(const Options& options) {
 
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
-  Json json = {{"out", options.out}, {"tensors", Json::object()}};
-  std::string line;
   for (const auto& [name, tensor] : outputs) {
     kept.push_back(tensor.detach().contiguous());
     entries.push_back(nn::to_entry(name, kept.back()));
-    json["tensors"][name] = {{"dtype", io::name_of(entries.back().dtype)}, {"shape", entries.back().shape}};
-    line += (line.empty() ? "" : ", ") + name + " " + Json(entries.back().shape).dump();
   }
-  io::write_safetensors(options.out, entries);
-  if (options.json) {
-    print_json(json);
-  } else {
-    print(options.out + ": " + line + "\n");
-  }
+  write_tensor_file(options.out, entries, options.json);
   return 0;
 }
 

@@ -10,7 +10,7 @@
 #include "data/dataset.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
-#include "print.h"
+#include "tensor_file.h"
 #include "text/tokenizer.h"
 #include "vision/image.h"
 #include "vision/processor.h"
@@ -148,18 +148,7 @@ int run(const Options& options) {
   if (outputs.tensors().empty()) {
     throw Error({.what = "the model has neither tokenizer nor image processor for this data", .where = model.string()});
   }
-  io::write_safetensors(options.out, outputs.tensors());
-  Json json = {{"out", options.out}, {"tensors", Json::object()}};
-  std::string line;
-  for (const io::TensorEntry& tensor : outputs.tensors()) {
-    json["tensors"][tensor.name] = {{"dtype", io::name_of(tensor.dtype)}, {"shape", tensor.shape}};
-    line += (line.empty() ? "" : ", ") + tensor.name + " " + std::string(io::name_of(tensor.dtype)) + " " + Json(tensor.shape).dump();
-  }
-  if (options.json) {
-    print_json(json);
-  } else {
-    print(options.out + ": " + line + "\n");
-  }
+  write_tensor_file(options.out, outputs.tensors(), options.json);
   return 0;
 }
 

@@ -7,7 +7,7 @@
 #include "backbones/named_inputs.h"
 #include "backbones/registry.h"
 #include "core/error.h"
-#include "nn/layers.h"
+#include "nn/self_attention.h"
 
 namespace mmtune::backbones {
 
@@ -41,17 +41,13 @@ class Block {
  public:
   Block(const Shape& shape, const nn::Weights& w, std::int64_t layer)
       : shape_(shape),
-        query_(w / "attention" / "self" / "query", shape.width, shape.width, layer),
-        key_(w / "attention" / "self" / "key", shape.width, shape.width, layer),
-        value_(w / "attention" / "self" / "value", shape.width, shape.width, layer),
+        self_attention_(w / "attention" / "self", shape.width, shape.heads, layer),
         attention_output_(w / "attention" / "output" / "dense", shape.width, shape.width, layer),
         attention_norm_(w / "attention" / "output" / "LayerNorm", shape.width, shape.epsilon),
         intermediate_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
         output_(w / "output" / "dense", shape.inner, shape.width, layer),
         norm_(w / "output" / "LayerNorm", shape.width, shape.epsilon) {
     using Role = nn::SublayerSite::Role;
-    keys_values_ = {
-        .name = (w / "attention" / "self").path(), .heads = shape.heads, .head_width = shape.width / shape.heads, .layer = layer};
     attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
     feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
     sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers};
@@ -71,12 +67,12 @@ class Block {
 
   void list(nn::SiteTable& table) {
     table.sequences.push_back(&sequence_);
-    for (nn::Linear* map : {&query_, &key_, &value_, &attention_output_}) map->list(table);
+    self_attention_.list(table);
+    attention_output_.list(table);
     attention_norm_.list(table);
     intermediate_.list(table);
     output_.list(table);
     norm_.list(table);
-    table.keys_values.push_back(&keys_values_);
     table.sublayers.push_back(&attention_site_);
     table.sublayers.push_back(&feed_forward_site_);
   }
@@ -85,18 +81,7 @@ class Block {
   /// `x` [Nq, D]: the rows whose output is wanted; `all` [N, D]: the rows they attend to.
   at::Tensor attend(const at::Tensor& x, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,
                     const nn::Context& context) const {
-    std::vector<at::Tensor> qkv;
-    if (x.is_same(all)) {
-      const nn::Linear* maps[] = {&query_, &key_, &value_};
-      qkv = nn::linear_group(x, maps, context);
-    } else {
-      const nn::Linear* maps[] = {&key_, &value_};
-      qkv = nn::linear_group(all, maps, context);
-      qkv.insert(qkv.begin(), query_(x, context));
-    }
-    std::optional<nn::KeyValueRows> prefix;
-    if (keys_values_.hook) prefix = keys_values_.hook->rows(context);
-    at::Tensor out = nn::attention(qkv[0], qkv[1], qkv[2], shape_.heads, query_layout, key_layout, prefix ? &*prefix : nullptr);
+    at::Tensor out = self_attention_(x, all, query_layout, key_layout, context);
     out = attention_site_(attention_output_(out, context), x, query_layout, context);
     return attention_norm_(out + x);
   }
@@ -107,11 +92,11 @@ class Block {
   }
 
   Shape shape_;
-  nn::Linear query_, key_, value_, attention_output_;
+  nn::SelfAttention self_attention_;
+  nn::Linear attention_output_;
   nn::LayerNorm attention_norm_;
   nn::Linear intermediate_, output_;
   nn::LayerNorm norm_;
-  nn::KeyValueSite keys_values_;
   nn::SublayerSite attention_site_, feed_forward_site_;
   nn::SequenceSite sequence_;
 };

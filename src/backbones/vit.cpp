@@ -7,7 +7,7 @@
 #include "backbones/named_inputs.h"
 #include "backbones/registry.h"
 #include "core/error.h"
-#include "nn/layers.h"
+#include "nn/self_attention.h"
 
 namespace mmtune::backbones {
 
@@ -50,16 +50,12 @@ class Block {
   Block(const Shape& shape, const nn::Weights& w, std::int64_t layer)
       : shape_(shape),
         norm_before_(w / "layernorm_before", shape.width, shape.epsilon),
-        query_(w / "attention" / "attention" / "query", shape.width, shape.width, layer, shape.qkv_bias),
-        key_(w / "attention" / "attention" / "key", shape.width, shape.width, layer, shape.qkv_bias),
-        value_(w / "attention" / "attention" / "value", shape.width, shape.width, layer, shape.qkv_bias),
+        self_attention_(w / "attention" / "attention", shape.width, shape.heads, layer, shape.qkv_bias),
         attention_output_(w / "attention" / "output" / "dense", shape.width, shape.width, layer),
         norm_after_(w / "layernorm_after", shape.width, shape.epsilon),
         intermediate_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
         output_(w / "output" / "dense", shape.inner, shape.width, layer) {
     using Role = nn::SublayerSite::Role;
-    keys_values_ = {
-        .name = (w / "attention" / "attention").path(), .heads = shape.heads, .head_width = shape.width / shape.heads, .layer = layer};
     attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
     feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
     sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers};
@@ -77,7 +73,8 @@ class Block {
       queries = nn::first_rows(all, key_layout);
       tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
     }
-    x = x + attention_site_(attend(queries, all, tokens.layout, key_layout, context), queries, tokens.layout, context);
+    const at::Tensor attended = self_attention_(queries, all, tokens.layout, key_layout, context);
+    x = x + attention_site_(attention_output_(attended, context), queries, tokens.layout, context);
     const at::Tensor normed = norm_after_(x);
     const at::Tensor inner = nn::activate(intermediate_(normed, context), shape_.activation);
     tokens.rows = x + feed_forward_site_(output_(inner, context), normed, tokens.layout, context);
@@ -87,40 +84,22 @@ class Block {
   void list(nn::SiteTable& table) {
     table.sequences.push_back(&sequence_);
     norm_before_.list(table);
-    for (nn::Linear* map : {&query_, &key_, &value_, &attention_output_}) map->list(table);
+    self_attention_.list(table);
+    attention_output_.list(table);
     norm_after_.list(table);
     intermediate_.list(table);
     output_.list(table);
-    table.keys_values.push_back(&keys_values_);
     table.sublayers.push_back(&attention_site_);
     table.sublayers.push_back(&feed_forward_site_);
   }
 
  private:
-  /// `queries` [Nq, D] and `all` [N, D], both normed → the output projection's rows [Nq, D].
-  at::Tensor attend(const at::Tensor& queries, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,
-                    const nn::Context& context) const {
-    std::vector<at::Tensor> qkv;
-    if (queries.is_same(all)) {
-      const nn::Linear* maps[] = {&query_, &key_, &value_};
-      qkv = nn::linear_group(all, maps, context);
-    } else {
-      const nn::Linear* maps[] = {&key_, &value_};
-      qkv = nn::linear_group(all, maps, context);
-      qkv.insert(qkv.begin(), query_(queries, context));
-    }
-    std::optional<nn::KeyValueRows> prefix;
-    if (keys_values_.hook) prefix = keys_values_.hook->rows(context);
-    return attention_output_(nn::attention(qkv[0], qkv[1], qkv[2], shape_.heads, query_layout, key_layout, prefix ? &*prefix : nullptr),
-                             context);
-  }
-
   Shape shape_;
   nn::LayerNorm norm_before_;
-  nn::Linear query_, key_, value_, attention_output_;
+  nn::SelfAttention self_attention_;
+  nn::Linear attention_output_;
   nn::LayerNorm norm_after_;
   nn::Linear intermediate_, output_;
-  nn::KeyValueSite keys_values_;
   nn::SublayerSite attention_site_, feed_forward_site_;
   nn::SequenceSite sequence_;
 };
