@@ -58,6 +58,7 @@ int run(const Options& options, const Session& session) {
   const train::TrainedRun opened = train::open_run(options.run, options.assignments);
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   const data::Dataset dataset = data::read_dataset(train::question_options_of(opened.recipe.data, options.data, *opened.task));
+  train::warn_of_skipped_rows(dataset);
   std::optional<report::BootstrapOptions> bootstrap;
   if (opened.recipe.eval.bootstrap > 0)
     bootstrap = report::BootstrapOptions{.replicates = static_cast<std::size_t>(opened.recipe.eval.bootstrap)};

@@ -89,6 +89,7 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
   read.require_labels = false;
   read.classes.clear();  // labels, where there are any, are none of our business
   const data::Dataset dataset = data::read_dataset(read);
+  train::warn_of_skipped_rows(dataset);
   const train::ForwardOptions forward{.batch = options.batch,
                                       .workers = static_cast<int>(opened.recipe.data.workers),
                                       .on_error = opened.recipe.data.on_error,

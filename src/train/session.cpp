@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/nearest.h"
 #include "data/split.h"
 #include "io/safetensors.h"
@@ -96,7 +97,14 @@ TrainingData read_training_data(const DataSection& section, std::int64_t seed) {
     data.train = std::move(train);
     data.valid = std::move(valid);
   }
+  warn_of_skipped_rows(data.train);
+  if (data.valid) warn_of_skipped_rows(*data.valid);
   return data;
+}
+
+void warn_of_skipped_rows(const data::Dataset& dataset) {
+  if (dataset.skipped > 0)
+    log_warning(dataset.source + ": " + std::to_string(dataset.skipped) + " bad rows are left out; the first: " + dataset.first_skipped);
 }
 
 data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task) {

@@ -26,6 +26,9 @@ struct TrainingData {
 /// Reads both splits. Throws Error or UsageError as data::read_dataset does.
 TrainingData read_training_data(const DataSection& section, std::int64_t seed);
 
+/// Tells the user of rows that data.on_error = "skip" left out.
+void warn_of_skipped_rows(const data::Dataset& dataset);
+
 /// A model about to be trained.
 struct Training {
   TrainingData data;

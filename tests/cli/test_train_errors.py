@@ -74,6 +74,18 @@ def test_bad_data(world, tmp_path):
     assert "broken.jsonl:2" in line
 
 
+def test_bad_rows_can_be_skipped(world, tmp_path):
+    rows = [json.loads(line) for line in (world / "train.jsonl").read_text().splitlines()]
+    rows[5]["text"] = 17
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    line = one_line(mmtune("train", world / "r.toml", f"data.train={data}", "--out", tmp_path / "stopped", check=1))
+    assert "rows.jsonl:6" in line
+    result = mmtune("train", world / "r.toml", f"data.train={data}", "data.on_error=skip", "--out", tmp_path / "skipped", check=0)
+    assert "rows.jsonl:6" in result.stderr
+    record = json.loads((tmp_path / "skipped" / "run.json").read_text())
+    assert record["data"]["train"]["skipped_rows"] == 1 and record["data"]["train"]["examples"] == 23
+
+
 def test_an_existing_run_is_left_alone(world, tmp_path):
     run = tmp_path / "run"
     mmtune("train", world / "r.toml", "--out", run, check=0)

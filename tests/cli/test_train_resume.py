@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from training_support import PROGRAM, make_text_model, make_texts, mmtune, read_lines, trained_files, write_recipe
+from training_support import (PROGRAM, make_image_model, make_pictures, make_text_model, make_texts, mmtune, read_lines, trained_files,
+                              write_recipe)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,33 @@ def test_killed_again_and_again(world, tmp_path):
     record, expected = (json.loads((folder / "run.json").read_text()) for folder in (run, world / "whole"))
     for key in ["state", "step", "best", "valid", "skipped_examples", "task", "experts"]:
         assert record[key] == expected[key], key
+
+
+def test_killed_with_two_towers_one_of_them_frozen(tmp_path):
+    """Two threads, pictures, stored features, a learned stand-in, SGD, validation by share."""
+    make_text_model(tmp_path / "bert")
+    make_image_model(tmp_path / "vit")
+    manifest = make_pictures(tmp_path / "pictures", 150, 4, text_share=0.7, picture_share=0.7)
+    recipe = write_recipe(tmp_path / "r.toml", backbone={"main": tmp_path / "bert", "condition": tmp_path / "vit"},
+                          expert={"method": "adapter", "tower": "main", "dropout": 0.1}, head={"kind": "mlp", "dropout": 0.2},
+                          data={"train": manifest, "valid_fraction": 0.2},
+                          train={"epochs": 12, "batch": 8, "lr": 1e-2, "optimizer": "sgd", "threads": 2, "checkpoint_every": 5})
+    cache = str(tmp_path / "cache")
+    begin = time.monotonic()
+    mmtune("train", recipe, "--out", tmp_path / "whole", check=0, cache=cache)
+    whole = time.monotonic() - begin
+    run = tmp_path / "run"
+    rng = random.Random(11)
+    for _ in range(5):
+        process = subprocess.Popen([str(PROGRAM), "train", str(recipe), "--out", str(run), "--resume"], stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, "MMTUNE_CACHE": "/nonexistent"})
+        try:
+            process.communicate(timeout=rng.uniform(0.3, 0.7) * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    mmtune("train", recipe, "--out", run, "--resume", check=0)
+    assert trained_files(run) == trained_files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
