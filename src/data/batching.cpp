@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
@@ -39,8 +40,9 @@ std::span<const std::int64_t> EpochOrder::batch(std::int64_t i) const {
   return std::span(examples_).subspan(begin, starts_[static_cast<std::size_t>(i) + 1] - begin);
 }
 
-BatchPlan::BatchPlan(std::int64_t examples, BatchOptions options, std::span<const std::int64_t> lengths)
-    : examples_(examples), options_(options), lengths_(lengths.begin(), lengths.end()) {
+BatchPlan::BatchPlan(std::int64_t examples, BatchOptions options, std::span<const std::int64_t> lengths,
+                     std::span<const std::int64_t> groups)
+    : examples_(examples), options_(options), lengths_(lengths.begin(), lengths.end()), groups_(groups.begin(), groups.end()) {
   need(examples > 0, "examples", "at least one", examples);
   need(options.batch > 0, "batch", "at least 1", options.batch);
   need(options.pool > 0, "pool", "at least 1", options.pool);
@@ -48,6 +50,7 @@ BatchPlan::BatchPlan(std::int64_t examples, BatchOptions options, std::span<cons
   need(options.shard >= 0 && options.shard < options.shards, "shard", "a number below shards", options.shard);
   if (options.drop_last) need(examples >= options.batch, "examples", "at least one full batch, for drop_last", examples);
   MMTUNE_ASSERT(options.lengths == Lengths::ignored || static_cast<std::int64_t>(lengths_.size()) == examples);
+  MMTUNE_ASSERT(groups_.empty() || (static_cast<std::int64_t>(groups_.size()) == examples && options.lengths == Lengths::ignored));
 }
 
 std::int64_t BatchPlan::batches() const {
@@ -67,11 +70,21 @@ void BatchPlan::group_pool(std::span<std::int64_t> pool) const {
   }
 }
 
+void BatchPlan::gather_groups(std::span<std::int64_t> order) const {
+  // A group stands where its first example stood, so that the groups' order is as random as the examples' was.
+  std::unordered_map<std::int64_t, std::size_t> place;
+  for (std::size_t i = 0; i < order.size(); ++i) place.try_emplace(groups_[static_cast<std::size_t>(order[i])], i);
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return place.at(groups_[static_cast<std::size_t>(a)]) < place.at(groups_[static_cast<std::size_t>(b)]);
+  });
+}
+
 EpochOrder BatchPlan::epoch(std::int64_t epoch) const {
   const std::uint64_t seed = mix_seed(options_.seed, static_cast<std::uint64_t>(epoch));
   std::vector<std::int64_t> order;
   if (options_.shuffle) {
     order = permutation(examples_, seed);
+    if (!groups_.empty()) gather_groups(order);
   } else {
     order.resize(static_cast<std::size_t>(examples_));
     std::iota(order.begin(), order.end(), std::int64_t{0});

@@ -50,7 +50,10 @@ class BatchPlan {
  public:
   /// `lengths`: one a example, needed unless Lengths::ignored; copied. Throws UsageError: no examples, a batch, pool or shard that is not
   /// positive or out of range, drop_last with fewer examples than one batch.
-  BatchPlan(std::int64_t examples, BatchOptions options, std::span<const std::int64_t> lengths = {});
+  /// `groups`: one number a example; examples of one group follow each other in the shuffled order, so that what they share is met in one
+  /// batch (or two neighbours) of an epoch. Empty: no groups. Not together with lengths.
+  BatchPlan(std::int64_t examples, BatchOptions options, std::span<const std::int64_t> lengths = {},
+            std::span<const std::int64_t> groups = {});
 
   /// The same in every epoch.
   std::int64_t batches() const;
@@ -63,10 +66,12 @@ class BatchPlan {
 
  private:
   void group_pool(std::span<std::int64_t> pool) const;
+  void gather_groups(std::span<std::int64_t> order) const;
 
   std::int64_t examples_;
   BatchOptions options_;
   std::vector<std::int64_t> lengths_;
+  std::vector<std::int64_t> groups_;
 };
 
 }  // namespace mmtune::data

@@ -172,6 +172,11 @@ void declare(OptionVisitor& v, TrainSection& s) {
            {{"packed", Packing::packed, "texts follow each other, no padding is computed"},
             {"padded", Packing::padded, "texts are padded to the longest of the batch"}},
            {.help = "how texts make a batch"});
+  v.choice("group_by", s.group_by,
+           {{"nothing", GroupBy::nothing, "every example on its own"},
+            {"main", GroupBy::main, "examples with the same input of the main tower stay together"},
+            {"condition", GroupBy::condition, "examples with the same input of the second tower stay together"}},
+           {.help = "which examples follow each other in the shuffled order, so that a batch computes what they share once"});
 }
 
 void declare(OptionVisitor& v, EvalSection& s) {

@@ -95,6 +95,8 @@ enum class OptimiserKind { adamw, sgd };
 enum class ScheduleKind { constant, linear, cosine, step };
 enum class Packing { packed, padded };
 enum class Unit { epochs, steps };
+/// Examples that share this tower's input stay together in a batch, which then computes it once.
+enum class GroupBy { nothing, main, condition };
 
 /// Trainable tensors whose name matches `pattern` (nn::matches) learn with their own rate and decay.
 struct GroupSection {
@@ -133,6 +135,7 @@ struct TrainSection {
   std::int64_t checkpoint_every = 0;
   std::int64_t log_every = 10;
   Packing packing = Packing::packed;
+  GroupBy group_by = GroupBy::nothing;
 };
 void declare(OptionVisitor& visitor, TrainSection& section);
 

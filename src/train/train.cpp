@@ -8,6 +8,7 @@
 #include <cmath>
 #include <map>
 #include <mutex>
+#include <unordered_map>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -90,9 +91,27 @@ std::string identity_of(const Recipe& recipe, const Training& training, const st
   return fingerprint.hex();
 }
 
+/// One number for all examples that share the tower's input; each that lacks it is alone.
+std::vector<std::int64_t> groups_of(const GroupBy group_by, const Training& training) {
+  if (group_by == GroupBy::nothing) return {};
+  const std::size_t tower = group_by == GroupBy::main ? 0 : 1;
+  if (tower >= training.model->towers().size())
+    throw UsageError({.what = "there is no second tower", .where = "train.group_by", .expected = "\"nothing\" or \"main\""});
+  const InputReader& reader = training.model->towers()[tower]->reader();
+  std::unordered_map<std::string, std::int64_t> numbers;
+  std::vector<std::int64_t> groups;
+  for (const data::Example& example : training.data.train.examples) {
+    const auto fresh = static_cast<std::int64_t>(groups.size());
+    groups.push_back(reader.has(example) ? numbers.try_emplace(reader.key(example), fresh).first->second : fresh);
+  }
+  return groups;
+}
+
 data::BatchPlan plan_of(const Recipe& recipe, const Training& training) {
   return {static_cast<std::int64_t>(training.data.train.examples.size()),
-          {.batch = recipe.train.batch * recipe.train.accumulate, .seed = static_cast<std::uint64_t>(recipe.train.seed)}};
+          {.batch = recipe.train.batch * recipe.train.accumulate, .seed = static_cast<std::uint64_t>(recipe.train.seed)},
+          {},
+          groups_of(recipe.train.group_by, training)};
 }
 
 Trainer::Trainer(Recipe& recipe, RunFolder run)

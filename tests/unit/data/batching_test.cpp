@@ -175,5 +175,30 @@ TEST(Batching, Refusals) {
   expect_contains(refusal(5, {.batch = 6, .drop_last = true}), "at least one full batch");
 }
 
+TEST(BatchPlan, GroupsStayTogetherInARandomOrder) {
+  std::vector<std::int64_t> groups;
+  for (std::int64_t i = 0; i < 60; ++i) groups.push_back(i % 12);
+  const BatchPlan plan(60, {.batch = 10, .seed = 4}, {}, groups);
+  std::vector<std::vector<std::int64_t>> orders;
+  for (const std::int64_t epoch : {0, 1}) {
+    std::vector<std::int64_t> seen, met;
+    for (const auto& batch : batches(plan, epoch)) {
+      std::set<std::int64_t> here;
+      for (const std::int64_t example : batch) {
+        seen.push_back(example);
+        here.insert(groups[static_cast<std::size_t>(example)]);
+        if (met.empty() || met.back() != groups[static_cast<std::size_t>(example)])
+          met.push_back(groups[static_cast<std::size_t>(example)]);
+      }
+      EXPECT_EQ(here.size(), 2u) << "groups of five fill batches of ten";
+    }
+    EXPECT_EQ(met.size(), 12u) << "a group is met once";
+    orders.push_back(met);
+    std::sort(seen.begin(), seen.end());
+    for (std::int64_t i = 0; i < 60; ++i) EXPECT_EQ(seen[static_cast<std::size_t>(i)], i);
+  }
+  EXPECT_NE(orders[0], orders[1]);
+}
+
 }  // namespace
 }  // namespace mmtune::data::test
