@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <system_error>
@@ -81,6 +82,28 @@ void RunFolder::lock() {
 
 bool RunFolder::has_checkpoint() const {
   return fs::exists(last());
+}
+
+void RunFolder::refuse_another_recipe(const std::string& now) const {
+  const std::string kept = read_file(recipe());
+  if (kept == now) return;
+  const auto lines = [](const std::string& text) {
+    std::vector<std::string> all;
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = std::min(text.find('\n', begin), text.size());
+      all.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+    return all;
+  };
+  const std::vector<std::string> a = lines(kept), b = lines(now);
+  std::size_t i = 0;
+  while (i < a.size() && i < b.size() && a[i] == b[i]) ++i;
+  throw UsageError({.what = "the run was started with another recipe",
+                    .where = recipe().string(),
+                    .expected = i < a.size() ? printable(a[i]) : "nothing more",
+                    .got = i < b.size() ? printable(b[i]) : "nothing",
+                    .hint = "resume with the run's own recipe.toml, or start anew with another --out"});
 }
 
 Json RunFolder::read_record() const {

@@ -33,6 +33,8 @@ class RunFolder {
   std::filesystem::path best() const { return path_ / "checkpoints" / "best.safetensors"; }
 
   bool has_checkpoint() const;
+  /// Throws UsageError naming the first line in which `recipe` differs from the one that the run was started with.
+  void refuse_another_recipe(const std::string& recipe) const;
   Json read_record() const;
   void write_record(const Json& record) const;
   /// Adds a line to metrics.jsonl.

@@ -52,11 +52,14 @@ class Trainer {
  public:
   Trainer(Recipe& recipe, RunFolder run);
   TrainOutcome run();
+  /// Leaves word of an error in the run's record.
+  void note_failure(const std::string& message);
 
  private:
   void resume_or_begin();
   bool store_frozen_features();
   data::Prefetcher<StepBatches> make_prefetcher();
+  StepBatches next_batches(data::Prefetcher<StepBatches>& batches);
   StepResult step(const StepBatches& batches);
   [[noreturn]] void refuse_not_finite(const std::string& what, double value, const StepBatches& batches);
   void note_skipped(const StepBatches& batches);
@@ -134,14 +137,14 @@ TrainOutcome Trainer::run() {
   Progress progress("training", total_steps_, "steps");
   while (state_.step < total_steps_ && !state_.stopped_early) {
     const auto begin = Clock::now();
-    const std::optional<StepBatches> step_batches = batches.next();
+    const StepBatches step_batches = next_batches(batches);
     const double waited = seconds_since(begin);
-    const StepResult result = step(*step_batches);
+    const StepResult result = step(step_batches);
     const double took = seconds_since(begin);
     ++state_.step;
     state_.seconds += took;
     times_.add(took, waited, result.macs);
-    note_skipped(*step_batches);
+    note_skipped(step_batches);
 
     if (state_.step % recipe_.train.log_every == 0 || state_.step == total_steps_)
       run_.append_metrics({{"step", state_.step},
@@ -256,25 +259,42 @@ StepResult Trainer::step(const StepBatches& batches) {
 }
 
 void Trainer::refuse_not_finite(const std::string& what, double value, const StepBatches& batches) {
-  constexpr std::size_t most = 64;
-  std::string ids;
+  constexpr std::size_t most = 400;  // characters of a line that somebody can still read; run.json has all of them
+  std::vector<std::string> ids;
+  for (const Batch& batch : batches)
+    for (const std::int64_t index : batch.examples) ids.push_back(training_.data.train.examples[static_cast<std::size_t>(index)].id);
+  std::string shown;
   std::size_t count = 0;
-  for (const Batch& batch : batches) {
-    for (const std::int64_t index : batch.examples) {
-      if (++count > most) continue;
-      ids += (ids.empty() ? "" : ", ") + printable(training_.data.train.examples[static_cast<std::size_t>(index)].id, 60);
-    }
-  }
-  if (count > most) ids += " and " + std::to_string(count - most) + " more";
-  record_["state"] = "failed";
-  run_.write_record(record_);
+  for (; count < ids.size() && shown.size() < most; ++count) shown += (shown.empty() ? "" : ", ") + printable(ids[count], 60);
+  if (count < ids.size()) shown += " and " + std::to_string(ids.size() - count) + " more";
+  record_["failed_step"] = state_.step + 1;
+  record_["failed_examples"] = std::move(ids);
   throw Error(
-      {.what = "the " + what + " is not finite in the batch of examples " + ids,
+      {.what = "the " + what + " is not finite in the batch of examples " + shown,
        .where = "step " + std::to_string(state_.step + 1),
        .expected = "a finite number",
        .got = std::to_string(value),
        .hint = "a lower train.lr or train.clip may help; " +
                (run_.has_checkpoint() ? "the last good state is in " + run_.last().string() : std::string("no checkpoint was made yet"))});
+}
+
+/// The next step's examples. Where one cannot be read, the state so far is saved first: nothing that was learned is lost.
+StepBatches Trainer::next_batches(data::Prefetcher<StepBatches>& batches) try {
+  std::optional<StepBatches> next = batches.next();
+  MMTUNE_ASSERT(next.has_value());
+  return std::move(*next);
+} catch (const Error&) {
+  save_checkpoint();
+  throw;
+}
+
+void Trainer::note_failure(const std::string& message) try {
+  record_["state"] = "failed";
+  record_["error"] = message;
+  add_progress(record_, state_, training_, times_);
+  run_.write_record(record_);
+} catch (const std::exception&) {
+  // The error that is on its way to the user matters more than this one (a full disk tells of itself twice).
 }
 
 void Trainer::note_skipped(const StepBatches& batches) {
@@ -366,39 +386,23 @@ TrainOutcome Trainer::finish() {
   return outcome(TrainOutcome::End::finished);
 }
 
-/// Throws UsageError naming the first line in which the recipes differ.
-void refuse_another_recipe(const std::string& kept, const std::string& now, const RunFolder& run) {
-  if (kept == now) return;
-  const auto lines = [](const std::string& text) {
-    std::vector<std::string> all;
-    for (std::size_t begin = 0; begin < text.size();) {
-      const std::size_t end = std::min(text.find('\n', begin), text.size());
-      all.push_back(text.substr(begin, end - begin));
-      begin = end + 1;
-    }
-    return all;
-  };
-  const std::vector<std::string> a = lines(kept), b = lines(now);
-  std::size_t i = 0;
-  while (i < a.size() && i < b.size() && a[i] == b[i]) ++i;
-  throw UsageError({.what = "the run was started with another recipe",
-                    .where = run.recipe().string(),
-                    .expected = i < a.size() ? printable(a[i]) : "nothing more",
-                    .got = i < b.size() ? printable(b[i]) : "nothing",
-                    .hint = "resume with the run's own recipe.toml, or start anew with another --out"});
-}
-
 }  // namespace
 
 TrainOutcome train(Recipe& recipe, const TrainOptions& options) {
   set_threads(recipe.train.threads);
   RunFolder run = options.resume ? RunFolder::resume(options.out) : RunFolder::create(options.out);
   if (std::filesystem::exists(run.recipe())) {
-    refuse_another_recipe(read_file(run.recipe()), to_toml(recipe), run);
+    run.refuse_another_recipe(to_toml(recipe));
     if (std::filesystem::exists(run.record()) && run.read_record().value("state", "") == "finished")
       return {.end = TrainOutcome::End::already_finished};
   }
-  return Trainer(recipe, std::move(run)).run();
+  Trainer trainer(recipe, std::move(run));
+  try {
+    return trainer.run();
+  } catch (const std::exception& error) {
+    trainer.note_failure(error.what());
+    throw;
+  }
 }
 
 }  // namespace mmtune::train

@@ -106,7 +106,8 @@ def test_a_loss_that_is_not_finite_names_the_examples(world, tmp_path):
                     "train.epochs=20", "train.checkpoint_every=1", "--out", run, check=1)
     line = one_line(result)
     assert "not finite" in line and "t1-" in line and "last.safetensors" in line
-    assert json.loads((run / "run.json").read_text())["state"] == "failed"
+    record = json.loads((run / "run.json").read_text())
+    assert record["state"] == "failed" and len(record["failed_examples"]) == 8 and "not finite" in record["error"]
     assert (run / "checkpoints" / "last.safetensors").exists()
 
 
@@ -117,6 +118,9 @@ def test_an_unreadable_picture_in_the_middle_of_an_epoch(world, tmp_path):
                           data={"train": manifest, "valid_fraction": 0.1}, train={"epochs": 2, "batch": 8, "threads": 1})
     line = one_line(mmtune("train", recipe, "--out", tmp_path / "stopped", check=1))
     assert "17.png" in line and "p5-17" in line
+    record = json.loads((tmp_path / "stopped" / "run.json").read_text())
+    assert record["state"] == "failed" and (tmp_path / "stopped" / "checkpoints" / "last.safetensors").exists()
+    assert "17.png" in record["error"]
     result = mmtune("train", recipe, "data.on_error=skip", "--out", tmp_path / "skipped", check=0)
     assert "17.png" in result.stderr
     record = json.loads((tmp_path / "skipped" / "run.json").read_text())
