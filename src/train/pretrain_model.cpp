@@ -1,0 +1,105 @@
+#include "train/pretrain_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <system_error>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/hash.h"
+#include "io/safetensors.h"
+#include "nn/weights.h"
+#include "train/machine.h"
+
+namespace mmtune::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// As float16 tensors on the way to a file.
+void write_half(const fs::path& path, const std::vector<nn::NamedTensor>& tensors, const std::map<std::string, std::string>& metadata) {
+  std::vector<at::Tensor> kept;
+  std::vector<io::TensorEntry> entries;
+  for (const nn::NamedTensor& item : tensors) {
+    kept.push_back(item.tensor.detach().to(at::kHalf).contiguous());
+    entries.push_back(nn::to_entry(item.name, kept.back()));
+  }
+  io::write_safetensors(path, entries, metadata);
+}
+
+}  // namespace
+
+PretrainModel::PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width, std::int64_t teacher_width)
+    : tower_(recipe.model, mix_seed(static_cast<std::uint64_t>(recipe.train.seed), 0)) {
+  const nn::Weights fresh = nn::Weights::fresh(mix_seed(static_cast<std::uint64_t>(recipe.train.seed), 4));
+  const std::int64_t width = recipe.model.width;
+  if (text_width > 0) {
+    text_projection_ = fresh.tensor("text_projection", {text_width, width}).requires_grad_(true);
+    log_scale_ = at::full({1}, -std::log(recipe.text->temperature), at::kFloat).requires_grad_(true);
+  }
+  if (teacher_width > 0) {
+    teacher_weight_ = fresh.tensor("teacher.weight", {teacher_width, width}).requires_grad_(true);
+    teacher_bias_ = at::zeros({teacher_width}, at::kFloat).requires_grad_(true);
+  }
+}
+
+void PretrainModel::list(nn::Parameters& parameters) const {
+  for (const nn::NamedTensor& item : tower_.tensors()) parameters.add(item.name, item.tensor);
+  if (text_projection_.defined()) {
+    parameters.add("text_projection.weight", text_projection_);
+    parameters.add("log_scale", log_scale_);
+  }
+  if (teacher_weight_.defined()) {
+    parameters.add("teacher.weight", teacher_weight_);
+    parameters.add("teacher.bias", teacher_bias_);
+  }
+}
+
+LossTerms PretrainModel::losses(const PretrainBatch& batch, const at::Tensor& embeddings, bool half) const {
+  const at::Tensor feature = tower_(batch.pixels, half).select(1, 0);
+  LossTerms terms;
+  if (text_projection_.defined())
+    terms["text"] = text_loss(at::linear(feature, text_projection_), embeddings, batch.targets, log_scale_.squeeze(0));
+  if (teacher_weight_.defined())
+    terms["teacher"] = 1.0 - at::cosine_similarity(at::linear(feature, teacher_weight_, teacher_bias_), batch.features).mean();
+  return terms;
+}
+
+void PretrainModel::write(const fs::path& folder) const {
+  const c10::NoGradGuard no_gradients;
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw Error({.what = "cannot make the folder: " + error.message(), .where = folder.string()});
+  Json config = vit_config(tower_.section());
+  config["dtype"] = "float16";
+  const std::int64_t side = tower_.section().image_size;
+  const Json processor = {{"image_processor_type", "ViTImageProcessor"},
+                          {"do_resize", true},
+                          {"size", {{"height", side}, {"width", side}}},
+                          {"resample", 2},
+                          {"do_rescale", true},
+                          {"rescale_factor", 1.0 / 255.0},
+                          {"do_normalize", true},
+                          {"image_mean", {0.5, 0.5, 0.5}},
+                          {"image_std", {0.5, 0.5, 0.5}}};
+  write_half(folder / "model.safetensors", tower_.tensors(), {{"format", "pt"}});
+  if (text_projection_.defined())
+    write_half(folder / "projection.safetensors",
+               {{"text_projection.weight", text_projection_}, {"logit_scale", log_scale_.squeeze(0).clamp_max(std::log(100.0)).exp()}}, {});
+  write_file_atomically(folder / "preprocessor_config.json", processor.dump(2) + "\n");
+  write_file_atomically(folder / "config.json", config.dump(2) + "\n");
+}
+
+bool fast_bfloat16() {
+  // Without tile instructions the kernels convert element by element and are slower than float32.
+  const Json machine = describe_machine();
+  if (!machine.contains("cpu_flags")) return false;
+  const Json& flags = machine["cpu_flags"];
+  return std::find(flags.begin(), flags.end(), "amx_bf16") != flags.end();
+}
+
+}  // namespace mmtune::train

@@ -1,0 +1,52 @@
+#pragma once
+// The tower under pretraining with the heads that its losses need, and how it is written out.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "nn/parameters.h"
+#include "train/text_targets.h"
+#include "train/view_bank.h"
+#include "train/young_vit.h"
+
+namespace mmtune::train {
+
+/// One step's input.
+struct PretrainBatch {
+  std::vector<std::int64_t> pictures, views;
+  at::Tensor pixels;    ///< [B, 3, S, S] float32, normalised
+  at::Tensor features;  ///< [B, F] the teacher's, standardised; undefined without a teacher
+  at::Tensor targets;   ///< [B, U]; undefined without texts
+};
+
+/// The terms of the loss, by name: "text", "teacher".
+using LossTerms = std::map<std::string, at::Tensor>;
+
+class PretrainModel {
+ public:
+  /// `text_width`, `teacher_width`: 0 without.
+  PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width, std::int64_t teacher_width);
+
+  /// Adds every trainable tensor.
+  void list(nn::Parameters& parameters) const;
+  /// The class token's last hidden state feeds both heads: cosine to the teacher's feature, softmax over the texts.
+  LossTerms losses(const PretrainBatch& batch, const at::Tensor& embeddings, bool half) const;
+  const YoungVit& tower() const { return tower_; }
+
+  /// Writes the model folder; see pretrain().
+  void write(const std::filesystem::path& folder) const;
+
+ private:
+  YoungVit tower_;
+  at::Tensor text_projection_, log_scale_;    ///< [E, D], []
+  at::Tensor teacher_weight_, teacher_bias_;  ///< [F, D], [F]
+};
+
+/// Whether this CPU multiplies bfloat16 matrices faster than float32 ones.
+bool fast_bfloat16();
+
+}  // namespace mmtune::train

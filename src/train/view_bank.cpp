@@ -1,0 +1,181 @@
+#include "train/view_bank.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "core/option_writer.h"
+#include "data/dataset.h"
+#include "data/prefetch.h"
+#include "nn/weights.h"
+#include "train/augment.h"
+#include "vision/image.h"
+
+namespace mmtune::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t part_pictures = 1024;
+/// Pictures that the teacher sees at once: their feature maps fit into the cache.
+constexpr std::int64_t chunk_pictures = 64;
+constexpr const char* identity_key = "mmtune.views";
+
+/// [n, 3, size, size] uint8 of pictures [begin, end), squeezed to a square as the tower's own processor does.
+at::Tensor decode(const std::vector<Picture>& pictures, std::int64_t begin, std::int64_t end, std::int64_t size) {
+  at::Tensor out = at::empty({end - begin, size, size, 3}, at::kByte);
+  auto* at_byte = out.data_ptr<std::uint8_t>();
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Picture& picture = pictures[static_cast<std::size_t>(i)];
+    const std::string bytes = data::read_media(picture.image);
+    const vision::Image image = vision::resize(
+        vision::decode_image(std::as_bytes(std::span(bytes)), picture.image.display()), size, size, vision::Filter::bicubic);
+    std::memcpy(at_byte, image.pixels.data(), image.pixels.size());
+    at_byte += image.pixels.size();
+  }
+  return out.permute({0, 3, 1, 2});
+}
+
+at::Tensor mirror_flags(const std::vector<Picture>& pictures, std::int64_t begin, std::int64_t end) {
+  at::Tensor flags = at::empty({end - begin}, at::kBool);
+  for (std::int64_t i = begin; i < end; ++i) flags.data_ptr<bool>()[i - begin] = pictures[static_cast<std::size_t>(i)].mirror;
+  return flags;
+}
+
+fs::path part_path(const fs::path& folder, std::int64_t part) {
+  char name[32];
+  std::snprintf(name, sizeof name, "part-%05ld.safetensors", static_cast<long>(part));
+  return folder / name;
+}
+
+/// Whatever decides the bank's content.
+std::string identity_of(const ViewBank::Sources& sources) {
+  PretrainViewsSection views = sources.recipe->views;
+  return Fingerprint()
+      .add_field(sources.list->fingerprint)
+      .add_field(write_toml([&](OptionVisitor& v) { declare(v, views); }))
+      .add_field(sources.recipe->model.image_size)
+      .add_field(sources.recipe->train.seed)
+      .add_field(sources.teacher ? sources.teacher->fingerprint() : "")
+      .hex();
+}
+
+/// The mapped tensor itself; `file` must outlive it.
+at::Tensor mapped(const io::TensorEntry& entry, at::ScalarType type) {
+  return at::from_blob(const_cast<std::byte*>(entry.data.data()), entry.shape, at::TensorOptions().dtype(type));
+}
+
+}  // namespace
+
+ViewBank::Part ViewBank::open_part(const fs::path& path, const std::string& identity) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return {};
+  auto file = std::make_shared<const io::SafetensorsFile>(io::SafetensorsFile::open(path));
+  const auto found = file->metadata().find(identity_key);
+  if (found == file->metadata().end() || found->second != identity) return {};
+  Part part;
+  const io::TensorEntry *views = file->find("views"), *features = file->find("features");
+  if (views == nullptr || views->dtype != io::DType::u8 || views->shape.size() != 5) return {};
+  part.views = mapped(*views, at::kByte);
+  if (features != nullptr) part.features = mapped(*features, at::kHalf);
+  part.file = std::move(file);
+  return part;
+}
+
+std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& sources) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw Error({.what = "cannot make the folder: " + error.message(), .where = folder.string()});
+  const std::vector<Picture>& pictures = sources.list->pictures;
+  const PretrainViewsSection& section = sources.recipe->views;
+  const std::int64_t count = static_cast<std::int64_t>(pictures.size()), size = sources.recipe->model.image_size;
+  const std::string identity = identity_of(sources);
+  const auto seed = static_cast<std::uint64_t>(sources.recipe->train.seed);
+
+  auto bank = std::make_unique<ViewBank>();
+  bank->pictures_ = count;
+  bank->views_ = section.count;
+  bank->has_features_ = sources.teacher != nullptr;
+  Progress progress("views", count * section.count, "views");
+  for (std::int64_t begin = 0; begin < count; begin += part_pictures) {
+    const fs::path path = part_path(folder, begin / part_pictures);
+    const std::int64_t end = std::min(begin + part_pictures, count);
+    Part part = open_part(path, identity);
+    if (!part.file) {
+      if (sources.stop && sources.stop()) return nullptr;
+      at::Tensor views = at::empty({end - begin, section.count, 3, size, size}, at::kByte);
+      at::Tensor features;
+      if (sources.teacher) features = at::empty({end - begin, section.count, EfficientNetLite::width}, at::kHalf);
+      const std::int64_t chunks = (end - begin + chunk_pictures - 1) / chunk_pictures;
+      const auto bounds = [&](std::int64_t chunk) {
+        return std::pair(begin + chunk * chunk_pictures, std::min(begin + (chunk + 1) * chunk_pictures, end));
+      };
+      data::Prefetcher<at::Tensor> decoded(
+          0, chunks, [&](std::int64_t chunk) { return decode(pictures, bounds(chunk).first, bounds(chunk).second, section.size); },
+          static_cast<int>(sources.recipe->data.workers), 4);
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const auto [first, last] = bounds(chunk);
+        const at::Tensor squares = *decoded.next(), mirror = mirror_flags(pictures, first, last);
+        for (std::int64_t k = 0; k < section.count; ++k) {
+          const auto draw = static_cast<std::uint64_t>(first / chunk_pictures * section.count + k);
+          const at::Tensor drawn = draw_views(squares, mirror, section, seeded_generator(mix_seed(seed, 1), draw));
+          views.narrow(0, first - begin, last - first).select(1, k).copy_(shrink(drawn, size).mul_(255.0).round_());
+          if (sources.teacher) features.narrow(0, first - begin, last - first).select(1, k).copy_(sources.teacher->features(drawn));
+          progress.update(first * section.count + (k + 1) * (last - first));
+        }
+      }
+      std::vector<io::TensorEntry> entries{nn::to_entry("views", views)};
+      if (sources.teacher) entries.push_back(nn::to_entry("features", features));
+      io::write_safetensors(path, entries, {{identity_key, identity}});
+      part = open_part(path, identity);
+      MMTUNE_ASSERT(part.file != nullptr);
+    }
+    if (part.views.size(0) != end - begin || part.features.defined() != bank->has_features_)
+      throw Error({.what = "not a part of the bank of views", .where = path.string(), .hint = "remove it; it will be drawn anew"});
+    bank->parts_.push_back(std::move(part));
+  }
+  progress.finish();
+  return bank;
+}
+
+at::Tensor ViewBank::gather_views(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const {
+  const at::Tensor& first = parts_.front().views;
+  at::Tensor out = at::empty({static_cast<std::int64_t>(picture.size()), 3, first.size(3), first.size(4)}, at::kByte);
+  for (std::size_t i = 0; i < picture.size(); ++i) {
+    const Part& part = parts_[static_cast<std::size_t>(picture[i] / part_pictures)];
+    out.select(0, static_cast<std::int64_t>(i)).copy_(part.views.select(0, picture[i] % part_pictures).select(0, view[i]));
+  }
+  return out;
+}
+
+at::Tensor ViewBank::gather_features(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const {
+  at::Tensor out = at::empty({static_cast<std::int64_t>(picture.size()), parts_.front().features.size(2)}, at::kFloat);
+  for (std::size_t i = 0; i < picture.size(); ++i) {
+    const Part& part = parts_[static_cast<std::size_t>(picture[i] / part_pictures)];
+    out.select(0, static_cast<std::int64_t>(i)).copy_(part.features.select(0, picture[i] % part_pictures).select(0, view[i]));
+  }
+  return out;
+}
+
+std::pair<at::Tensor, at::Tensor> ViewBank::feature_statistics() const {
+  const std::int64_t width = parts_.front().features.size(2);
+  at::Tensor sum = at::zeros({width}, at::kDouble), squares = at::zeros({width}, at::kDouble);
+  for (const Part& part : parts_) {
+    const at::Tensor rows = part.features.select(1, 0).to(at::kDouble);
+    sum += rows.sum(0);
+    squares += rows.square().sum(0);
+  }
+  const at::Tensor mean = sum / static_cast<double>(pictures_);
+  const at::Tensor deviation = (squares / static_cast<double>(pictures_) - mean.square()).clamp_min_(0.0).sqrt_();
+  return {mean.to(at::kFloat), deviation.to(at::kFloat).add_(1e-3)};
+}
+
+}  // namespace mmtune::train

@@ -1,0 +1,114 @@
+#include "train/young_vit.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace mmtune::train {
+
+namespace {
+
+constexpr double epsilon = 1e-6;
+
+bool is_pooler(const std::string& name) {
+  return name.starts_with("pooler.");
+}
+
+/// The tensors of one module by their names.
+class Scope {
+ public:
+  Scope(const nn::SiteTable& table, std::string path) : table_(table), path_(std::move(path)) {}
+  Scope operator/(const std::string& name) const { return {table_, path_.empty() ? name : path_ + "." + name}; }
+  const at::Tensor& operator()(const std::string& name) const {
+    const std::string full = path_.empty() ? name : path_ + "." + name;
+    for (const nn::TensorSlot& slot : table_.tensors)
+      if (slot.name == full) return *slot.tensor;
+    MMTUNE_ASSERT(false);
+    return *table_.tensors.front().tensor;
+  }
+
+ private:
+  const nn::SiteTable& table_;
+  std::string path_;
+};
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool half) {
+  if (!half) return at::linear(x, weight, bias);
+  return at::linear(x.to(at::kBFloat16), weight.to(at::kBFloat16), bias.to(at::kBFloat16));
+}
+
+at::Tensor linear(const at::Tensor& x, const Scope& w, bool half) {
+  return linear(x, w("weight"), w("bias"), half);
+}
+
+at::Tensor norm(const at::Tensor& x, const Scope& w) {
+  return at::layer_norm(x, {x.size(-1)}, w("weight"), w("bias"), epsilon);
+}
+
+/// [B, T, D] normed → [B, T, D] before the output projection. For 65 tokens two plain products are twice as fast, backward pass included,
+/// as the kernel that never forms the matrix of scores.
+at::Tensor attend(const at::Tensor& x, const Scope& w, std::int64_t heads, bool half) {
+  const std::int64_t batch = x.size(0), length = x.size(1), width = x.size(2), head = width / heads;
+  const Scope q = w / "query", k = w / "key", v = w / "value";
+  const at::Tensor qkv =
+      linear(x, at::cat({q("weight"), k("weight"), v("weight")}), at::cat({q("bias"), k("bias"), v("bias")}), half)
+          .view({batch, length, 3, heads, head})
+          .permute({2, 0, 3, 1, 4});
+  const at::Tensor scores = at::matmul(qkv[0] * (1.0 / std::sqrt(static_cast<double>(head))), qkv[1].transpose(-2, -1));
+  return at::matmul(scores.softmax(-1), qkv[2]).transpose(1, 2).reshape({batch, length, width});
+}
+
+}  // namespace
+
+Json vit_config(const PretrainModelSection& section) {
+  return {{"architectures", {"ViTModel"}},
+          {"model_type", "vit"},
+          {"hidden_size", section.width},
+          {"num_hidden_layers", section.layers},
+          {"num_attention_heads", section.heads},
+          {"intermediate_size", section.inner},
+          {"hidden_act", "gelu"},
+          {"hidden_dropout_prob", 0.0},
+          {"attention_probs_dropout_prob", 0.0},
+          {"initializer_range", 0.02},
+          {"layer_norm_eps", epsilon},
+          {"image_size", section.image_size},
+          {"patch_size", section.patch_size},
+          {"num_channels", 3},
+          {"qkv_bias", true}};
+}
+
+YoungVit::YoungVit(const PretrainModelSection& section, std::uint64_t seed)
+    : section_(section), backbone_(backbones::fresh_backbone(vit_config(section), seed)) {
+  for (const nn::TensorSlot& slot : backbone_->sites().tensors)
+    if (!is_pooler(slot.name)) *slot.tensor = slot.tensor->detach().clone().requires_grad_(true);
+}
+
+std::vector<nn::NamedTensor> YoungVit::tensors() const {
+  std::vector<nn::NamedTensor> all;
+  for (const nn::TensorSlot& slot : backbone_->sites().tensors)
+    if (!is_pooler(slot.name)) all.push_back({slot.name, *slot.tensor});
+  return all;
+}
+
+at::Tensor YoungVit::operator()(const at::Tensor& pixels, bool half) const {
+  const Scope model(backbone_->sites(), "");
+  const std::int64_t batch = pixels.size(0), patch = section_.patch_size, side = section_.image_size / patch;
+  const at::Tensor patches =
+      pixels.view({batch, 3, side, patch, side, patch}).permute({0, 2, 4, 1, 3, 5}).reshape({batch, side * side, 3 * patch * patch});
+  const Scope embeddings = model / "embeddings", projection = embeddings / "patch_embeddings" / "projection";
+  const at::Tensor embedded = linear(patches, projection("weight").flatten(1), projection("bias"), half).to(at::kFloat);
+  at::Tensor x = at::cat({embeddings("cls_token").expand({batch, 1, section_.width}), embedded}, 1) + embeddings("position_embeddings");
+  for (std::int64_t i = 0; i < section_.layers; ++i) {
+    const Scope block = model / "encoder" / "layer" / std::to_string(i);
+    x = x + linear(attend(norm(x, block / "layernorm_before"), block / "attention" / "attention", section_.heads, half),
+                   block / "attention" / "output" / "dense", half);
+    const at::Tensor inner = at::gelu(linear(norm(x, block / "layernorm_after"), block / "intermediate" / "dense", half));
+    x = x + linear(inner, block / "output" / "dense", half);
+  }
+  return norm(x, model / "layernorm");
+}
+
+}  // namespace mmtune::train

@@ -1,0 +1,40 @@
+#pragma once
+// A vision transformer that is trained whole. Its tensors are a backbone's own; the forward pass is written for training at once all
+// weights of a small model, with matrix products in bfloat16 where the CPU has them.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "nn/parameters.h"
+#include "train/pretrain_recipe.h"
+
+namespace mmtune::train {
+
+/// The config.json of transformers' ViTModel that a recipe describes.
+Json vit_config(const PretrainModelSection& section);
+
+class YoungVit {
+ public:
+  /// Freshly initialised; every tensor but the pooler's is a trainable leaf.
+  YoungVit(const PretrainModelSection& section, std::uint64_t seed);
+
+  /// The trainable leaves under the checkpoint's names.
+  std::vector<nn::NamedTensor> tensors() const;
+  /// [B, 3, S, S] float32 → last_hidden_state [B, 1 + patches, width] float32: what the backbone computes, within rounding. `half`: matrix
+  /// products on bfloat16 copies of their operands; sums, norms and the residual stream stay float32.
+  at::Tensor operator()(const at::Tensor& pixels, bool half) const;
+  backbones::Backbone& backbone() const { return *backbone_; }
+  const PretrainModelSection& section() const { return section_; }
+
+ private:
+
+  PretrainModelSection section_;
+  std::unique_ptr<backbones::Backbone> backbone_;
+};
+
+}  // namespace mmtune::train
