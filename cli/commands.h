@@ -13,5 +13,6 @@ Command eval_command();
 Command predict_command();
 Command cost_command();
 Command reference_command();
+Command pretrain_command();
 
 }  // namespace mmtune::cli

@@ -24,8 +24,8 @@ struct Options {
 int run(const Options& options, const Session& session) {
   auto recipe = read_recipe<train::PretrainRecipe>(options.recipe, options.assignments);
   if (session.threads > 0) recipe.train.threads = session.threads;
-  const std::filesystem::path out =
-      options.out.empty() ? std::filesystem::path("runs") / std::filesystem::path(options.recipe).stem() : std::filesystem::path(options.out);
+  const std::filesystem::path out = options.out.empty() ? std::filesystem::path("runs") / std::filesystem::path(options.recipe).stem()
+                                                        : std::filesystem::path(options.out);
   const train::PretrainOutcome outcome = train::pretrain(recipe, {.out = out, .resume = options.resume});
   using End = train::PretrainOutcome::End;
   if (outcome.end == End::already_finished) {
@@ -45,9 +45,10 @@ int run(const Options& options, const Session& session) {
 Command pretrain_command() {
   return {.name = "pretrain",
           .summary = "train one of the small bundled backbones from nothing",
-          .example = "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower\n"
-                     "mmtune pretrain recipes/pretrain_vit.toml train.steps=100 --out runs/short\n"
-                     "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower --resume",
+          .example =
+              "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower\n"
+              "mmtune pretrain recipes/pretrain_vit.toml train.steps=100 --out runs/short\n"
+              "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower --resume",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("RECIPE", &options->recipe, {.help = "the recipe, a TOML file", .required = true});

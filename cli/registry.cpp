@@ -19,6 +19,7 @@ std::vector<Command> all_commands() {
   commands.push_back(preprocess_command());
 #ifdef MMTUNE_WITH_TORCH
   commands.push_back(forward_command());
+  commands.push_back(pretrain_command());
 #endif
   return commands;
 }

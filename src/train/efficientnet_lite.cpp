@@ -52,8 +52,8 @@ class Reader {
 };
 
 /// The convolution [out, in, k, k] with the batch normalisation behind it folded in.
-std::pair<at::Tensor, at::Tensor> folded(const Reader& reader, const std::string& convolution, const std::string& norm, at::IntArrayRef shape,
-                                         bool half) {
+std::pair<at::Tensor, at::Tensor> folded(const Reader& reader, const std::string& convolution, const std::string& norm,
+                                         at::IntArrayRef shape, bool half) {
   const at::IntArrayRef channels = shape.slice(0, 1);
   const at::Tensor variance = reader.tensor(norm + ".running_var", channels);
   const at::Tensor scale = reader.tensor(norm + ".weight", channels) / (variance + batch_norm_epsilon).sqrt();
@@ -100,7 +100,8 @@ at::Tensor EfficientNetLite::convolve(const at::Tensor& x, const Convolution& c)
   };
   const std::int64_t down = padding(x.size(2)), across = padding(x.size(3));
   const at::Tensor padded = at::constant_pad_nd(x, {across / 2, across - across / 2, down / 2, down - down / 2});
-  return at::conv2d(padded, c.weight, c.bias, c.stride, 0, 1, c.groups);
+  const std::int64_t no_padding = 0;  // a literal 0 could also be the name of a padding
+  return at::conv2d(padded, c.weight, c.bias, c.stride, no_padding, 1, c.groups);
 }
 
 at::Tensor EfficientNetLite::features(const at::Tensor& pictures) const {

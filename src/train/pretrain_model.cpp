@@ -60,7 +60,7 @@ void PretrainModel::list(nn::Parameters& parameters) const {
 }
 
 LossTerms PretrainModel::losses(const PretrainBatch& batch, const at::Tensor& embeddings, bool half) const {
-  const at::Tensor feature = tower_(batch.pixels, half).select(1, 0);
+  const at::Tensor feature = tower_(batch.pixels, half, batch.kept).select(1, 0);
   LossTerms terms;
   if (text_projection_.defined())
     terms["text"] = text_loss(at::linear(feature, text_projection_), embeddings, batch.targets, log_scale_.squeeze(0));

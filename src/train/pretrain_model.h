@@ -19,6 +19,7 @@ namespace mmtune::train {
 struct PretrainBatch {
   std::vector<std::int64_t> pictures, views;
   at::Tensor pixels;    ///< [B, 3, S, S] float32, normalised
+  at::Tensor kept;      ///< [B, m] int64, the patches that are shown; undefined: all
   at::Tensor features;  ///< [B, F] the teacher's, standardised; undefined without a teacher
   at::Tensor targets;   ///< [B, U]; undefined without texts
 };

@@ -44,6 +44,8 @@ void declare(OptionVisitor& v, PretrainNoiseSection& s) {
   v.field("shift", s.shift, {.help = "a batch is moved by up to this many pixels", .min = 0, .max = 64});
   v.field("brightness", s.brightness, {.help = "brightness changes by up to this share", .min = 0, .below = 1});
   v.field("erase", s.erase, {.help = "share of the pictures of which a rectangle is painted grey", .min = 0, .max = 1});
+  v.field("keep", s.keep, {.help = "share of a picture's patches that the tower is shown, drawn anew each time", .above = 0, .max = 1});
+  v.field("whole_from", s.whole_from, {.help = "from this share of the steps on it is shown all of them", .min = 0, .max = 1});
 }
 
 void declare(OptionVisitor& v, PretrainTrainSection& s) {

@@ -58,7 +58,9 @@ void declare(OptionVisitor& visitor, PretrainViewsSection& section);
 struct PretrainNoiseSection {
   std::int64_t shift = 4;
   double brightness = 0.15;
-  double erase = 0.25;
+  double erase = 0.0;
+  double keep = 0.5;
+  double whole_from = 0.75;
 };
 void declare(OptionVisitor& visitor, PretrainNoiseSection& section);
 

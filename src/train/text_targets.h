@@ -25,7 +25,8 @@ struct TextTargets {
 /// positives). Throws Error: the model is not a text encoder, or no picture has a text.
 TextTargets embed_texts(const std::string& model, const std::vector<Picture>& pictures);
 
-/// Cross-entropy between `targets` [B, U] and the softmax of scale · cos(projected, embeddings), averaged over the pictures that have texts.
+/// Cross-entropy between `targets` [B, U] and the softmax of scale · cos(projected, embeddings), averaged over the pictures that have
+/// texts.
 at::Tensor text_loss(const at::Tensor& projected, const at::Tensor& embeddings, const at::Tensor& targets, const at::Tensor& log_scale);
 
 }  // namespace mmtune::train

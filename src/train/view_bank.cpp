@@ -36,8 +36,8 @@ at::Tensor decode(const std::vector<Picture>& pictures, std::int64_t begin, std:
   for (std::int64_t i = begin; i < end; ++i) {
     const Picture& picture = pictures[static_cast<std::size_t>(i)];
     const std::string bytes = data::read_media(picture.image);
-    const vision::Image image = vision::resize(
-        vision::decode_image(std::as_bytes(std::span(bytes)), picture.image.display()), size, size, vision::Filter::bicubic);
+    const vision::Image image =
+        vision::resize(vision::decode_image(std::as_bytes(std::span(bytes)), picture.image.display()), size, size, vision::Filter::bicubic);
     std::memcpy(at_byte, image.pixels.data(), image.pixels.size());
     at_byte += image.pixels.size();
   }

@@ -26,9 +26,9 @@ class ViewBank {
     const PretrainRecipe* recipe = nullptr;
     std::function<bool()> stop;  ///< asked between the parts
   };
-  /// Draws what is missing in `folder` and opens it. The bank is kept in parts, each written atomically, so that an interrupted pass goes on
-  /// where it stopped. Parts of other pictures, views, seeds or teachers are drawn anew. Returns null where `stop` ended the pass. Throws
-  /// Error naming the picture that cannot be read.
+  /// Draws what is missing in `folder` and opens it. The bank is kept in parts, each written atomically, so that an interrupted pass goes
+  /// on where it stopped. Parts of other pictures, views, seeds or teachers are drawn anew. Returns null where `stop` ended the pass.
+  /// Throws Error naming the picture that cannot be read.
   static std::unique_ptr<ViewBank> make(const std::filesystem::path& folder, const Sources& sources);
 
   std::int64_t pictures() const { return pictures_; }

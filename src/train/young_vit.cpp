@@ -52,10 +52,9 @@ at::Tensor norm(const at::Tensor& x, const Scope& w) {
 at::Tensor attend(const at::Tensor& x, const Scope& w, std::int64_t heads, bool half) {
   const std::int64_t batch = x.size(0), length = x.size(1), width = x.size(2), head = width / heads;
   const Scope q = w / "query", k = w / "key", v = w / "value";
-  const at::Tensor qkv =
-      linear(x, at::cat({q("weight"), k("weight"), v("weight")}), at::cat({q("bias"), k("bias"), v("bias")}), half)
-          .view({batch, length, 3, heads, head})
-          .permute({2, 0, 3, 1, 4});
+  const at::Tensor qkv = linear(x, at::cat({q("weight"), k("weight"), v("weight")}), at::cat({q("bias"), k("bias"), v("bias")}), half)
+                             .view({batch, length, 3, heads, head})
+                             .permute({2, 0, 3, 1, 4});
   const at::Tensor scores = at::matmul(qkv[0] * (1.0 / std::sqrt(static_cast<double>(head))), qkv[1].transpose(-2, -1));
   return at::matmul(scores.softmax(-1), qkv[2]).transpose(1, 2).reshape({batch, length, width});
 }
@@ -93,14 +92,19 @@ std::vector<nn::NamedTensor> YoungVit::tensors() const {
   return all;
 }
 
-at::Tensor YoungVit::operator()(const at::Tensor& pixels, bool half) const {
+at::Tensor YoungVit::operator()(const at::Tensor& pixels, bool half, const at::Tensor& kept) const {
   const Scope model(backbone_->sites(), "");
   const std::int64_t batch = pixels.size(0), patch = section_.patch_size, side = section_.image_size / patch;
+  const auto chosen = [&kept](const at::Tensor& rows) {
+    return kept.defined() ? rows.gather(1, kept.unsqueeze(2).expand({-1, -1, rows.size(2)})) : rows;
+  };
   const at::Tensor patches =
       pixels.view({batch, 3, side, patch, side, patch}).permute({0, 2, 4, 1, 3, 5}).reshape({batch, side * side, 3 * patch * patch});
   const Scope embeddings = model / "embeddings", projection = embeddings / "patch_embeddings" / "projection";
-  const at::Tensor embedded = linear(patches, projection("weight").flatten(1), projection("bias"), half).to(at::kFloat);
-  at::Tensor x = at::cat({embeddings("cls_token").expand({batch, 1, section_.width}), embedded}, 1) + embeddings("position_embeddings");
+  const at::Tensor& positions = embeddings("position_embeddings");
+  const at::Tensor embedded = linear(chosen(patches), projection("weight").flatten(1), projection("bias"), half).to(at::kFloat);
+  const at::Tensor first = embeddings("cls_token") + positions.slice(1, 0, 1);
+  at::Tensor x = at::cat({first.expand({batch, 1, section_.width}), embedded + chosen(positions.slice(1, 1).expand({batch, -1, -1}))}, 1);
   for (std::int64_t i = 0; i < section_.layers; ++i) {
     const Scope block = model / "encoder" / "layer" / std::to_string(i);
     x = x + linear(attend(norm(x, block / "layernorm_before"), block / "attention" / "attention", section_.heads, half),

@@ -26,13 +26,14 @@ class YoungVit {
   /// The trainable leaves under the checkpoint's names.
   std::vector<nn::NamedTensor> tensors() const;
   /// [B, 3, S, S] float32 → last_hidden_state [B, 1 + patches, width] float32: what the backbone computes, within rounding. `half`: matrix
-  /// products on bfloat16 copies of their operands; sums, norms and the residual stream stay float32.
-  at::Tensor operator()(const at::Tensor& pixels, bool half) const;
+  /// products on bfloat16 copies of their operands; sums, norms and the residual stream stay float32. `kept` [B, m] int64, where defined:
+  /// the patches that each picture is shown by, instead of all; the result is then [B, 1 + m, width].
+  at::Tensor operator()(const at::Tensor& pixels, bool half, const at::Tensor& kept = {}) const;
+  std::int64_t patches() const { return (section_.image_size / section_.patch_size) * (section_.image_size / section_.patch_size); }
   backbones::Backbone& backbone() const { return *backbone_; }
   const PretrainModelSection& section() const { return section_; }
 
  private:
-
   PretrainModelSection section_;
   std::unique_ptr<backbones::Backbone> backbone_;
 };
