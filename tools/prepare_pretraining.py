@@ -37,7 +37,7 @@ CLOTHING = {"pants": "pants", "shoes": "shoes", "shorts": "shorts", "longsleeve"
 FASHION = {"T-shirt/top": "a t-shirt or top", "Trouser": "trousers", "Ankle boot": "an ankle boot"}
 CALTECH = {"Leopards": "leopard", "Motorbikes": "motorbike", "airplanes": "airplane", "car_side": "car seen from the side"}
 # How often a picture is drawn. The three sets of photographs are small and the hardest; a drawing of boxes says little.
-WEIGHTS = {"caltech20": 4.0, "clothing10": 4.0, "flowers5": 4.0, "nlvr": 0.5, "mnist_fsdd": 0.7}
+WEIGHTS = {"caltech20": 4.0, "clothing10": 4.0, "flowers5": 4.0, "fashion_mnist": 1.5, "omniglot_small1": 1.5, "nlvr": 0.4, "mnist_fsdd": 0.5}
 MNIST_PICTURES = 2000
 
 
@@ -112,7 +112,9 @@ def pictures(data):
         yield "mnist_fsdd", row["id"], ["the handwritten digit " + DIGITS[row["label"]]], False, grey_png(28, pixels)
     for row, content in omniglot(data):
         if row["split"] == "train":
-            yield "omniglot_small1", row["id"], class_texts("omniglot_small1", row["alphabet"]), False, content
+            alphabet, character = row["character"].replace("_", " ").split("/character")
+            texts = class_texts("omniglot_small1", row["alphabet"]) + [f"character {character} of the {alphabet} alphabet"]
+            yield "omniglot_small1", row["id"], texts, False, content
 
 
 def omniglot(data):

@@ -188,7 +188,10 @@ PretrainBatch Pretrainer::make_batch(std::int64_t step) const {
   const std::int64_t patches = model_->tower().patches();
   const auto shown = std::max<std::int64_t>(std::llround(recipe_.noise.keep * static_cast<double>(patches)), 1);
   if (shown < patches && static_cast<double>(step) < recipe_.noise.whole_from * static_cast<double>(recipe_.train.steps))
-    batch.kept = at::rand({recipe_.train.batch, patches}, order, at::TensorOptions(at::kFloat)).argsort(1).slice(1, 0, shown).contiguous();
+    batch.kept = at::rand({recipe_.train.batch, patches}, order, at::TensorOptions(at::kFloat))
+                     .argsort(std::int64_t{1})
+                     .slice(1, 0, shown)
+                     .contiguous();
   const at::Tensor pixels = bank_->gather_views(batch.pictures, batch.views).to(at::kFloat).div_(255.0);
   batch.pixels =
       add_noise(pixels, mirror, recipe_.noise, seeded_generator(mix_seed(seed, noise_stream), number)).sub(0.5).div_(0.5).contiguous();

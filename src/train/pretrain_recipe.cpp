@@ -33,7 +33,7 @@ void declare(OptionVisitor& v, PretrainTeacherSection& s) {
 void declare(OptionVisitor& v, PretrainViewsSection& s) {
   v.field("count", s.count, {.help = "views drawn of every picture", .min = 1, .max = 1000});
   v.field("size", s.size, {.help = "side of the views that the teacher sees in pixels", .min = 8, .max = 1024});
-  v.field("min_area", s.min_area, {.help = "smallest share of a picture's area that a view shows", .above = 0, .max = 1});
+  v.field("min_area", s.min_area, {.help = "smallest share of a picture's area that a view shows", .max = 1, .above = 0});
   v.field("aspect", s.aspect, {.help = "a view's sides are stretched against each other by up to this factor", .min = 1});
   v.field("whole", s.whole, {.help = "share of the views that show the whole picture", .min = 0, .max = 1});
   v.field("colour", s.colour, {.help = "brightness, contrast and saturation change by up to this share", .min = 0, .below = 1});
@@ -44,7 +44,7 @@ void declare(OptionVisitor& v, PretrainNoiseSection& s) {
   v.field("shift", s.shift, {.help = "a batch is moved by up to this many pixels", .min = 0, .max = 64});
   v.field("brightness", s.brightness, {.help = "brightness changes by up to this share", .min = 0, .below = 1});
   v.field("erase", s.erase, {.help = "share of the pictures of which a rectangle is painted grey", .min = 0, .max = 1});
-  v.field("keep", s.keep, {.help = "share of a picture's patches that the tower is shown, drawn anew each time", .above = 0, .max = 1});
+  v.field("keep", s.keep, {.help = "share of a picture's patches that the tower is shown, drawn anew each time", .max = 1, .above = 0});
   v.field("whole_from", s.whole_from, {.help = "from this share of the steps on it is shown all of them", .min = 0, .max = 1});
 }
 

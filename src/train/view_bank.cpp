@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <system_error>
 
@@ -51,9 +50,8 @@ at::Tensor mirror_flags(const std::vector<Picture>& pictures, std::int64_t begin
 }
 
 fs::path part_path(const fs::path& folder, std::int64_t part) {
-  char name[32];
-  std::snprintf(name, sizeof name, "part-%05ld.safetensors", static_cast<long>(part));
-  return folder / name;
+  const std::string number = std::to_string(part);
+  return folder / ("part-" + std::string(5 - std::min<std::size_t>(number.size(), 5), '0') + number + ".safetensors");
 }
 
 /// Whatever decides the bank's content.
