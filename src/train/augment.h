@@ -21,7 +21,7 @@ at::Tensor draw_views(const at::Tensor& pictures, const at::Tensor& mirror, cons
 /// Mean over squares of pixels: [B, 3, S, S] float32 → [B, 3, size, size]; S is a multiple of `size`.
 at::Tensor shrink(const at::Tensor& views, std::int64_t size);
 
-/// A little shift, mirroring, brightness, and a grey rectangle: [B, 3, S, S] float32 in 0 … 1 → the same shape.
-at::Tensor add_noise(const at::Tensor& views, const at::Tensor& mirror, const PretrainNoiseSection& section, at::Generator generator);
+/// A little shift, brightness, and a grey rectangle: [B, 3, S, S] float32 in 0 … 1 → the same shape.
+at::Tensor add_noise(const at::Tensor& views, const PretrainNoiseSection& section, at::Generator generator);
 
 }  // namespace mmtune::train

@@ -104,7 +104,7 @@ at::Tensor EfficientNetLite::convolve(const at::Tensor& x, const Convolution& c)
   return at::conv2d(padded, c.weight, c.bias, c.stride, no_padding, 1, c.groups);
 }
 
-at::Tensor EfficientNetLite::features(const at::Tensor& pictures) const {
+at::Tensor EfficientNetLite::feature_map(const at::Tensor& pictures) const {
   const c10::NoGradGuard no_gradients;
   const auto relu6 = [](at::Tensor x) { return x.clamp_(0.0, 6.0); };
   at::Tensor x = pictures.mul(255.0).sub_(127.0).div_(128.0).to(half_ ? at::kBFloat16 : at::kFloat);
@@ -115,7 +115,7 @@ at::Tensor EfficientNetLite::features(const at::Tensor& pictures) const {
     y = convolve(relu6(convolve(y, block.depthwise)), block.project);
     x = block.residual ? y.add_(x) : y;
   }
-  return relu6(convolve(x, head_)).to(at::kFloat).mean({2, 3});
+  return relu6(convolve(x, head_)).to(at::kFloat).contiguous();
 }
 
 }  // namespace mmtune::train

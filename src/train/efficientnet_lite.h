@@ -18,8 +18,10 @@ class EfficientNetLite {
   /// normalisation is folded into the convolutions. `half`: convolutions in bfloat16. Throws Error naming a missing or misshapen tensor.
   EfficientNetLite(const std::filesystem::path& weights, bool half);
 
-  /// Pictures [B, 3, S, S] float32 in 0 … 1 → the mean of the last feature map [B, 1280] float32. Nothing is kept for gradients.
-  at::Tensor features(const at::Tensor& pictures) const;
+  /// Pictures [B, 3, S, S] float32 in 0 … 1 → the last feature map [B, 1280, S / 32, S / 32] float32 (sizes rounded up). Nothing is kept
+  /// for gradients.
+  at::Tensor feature_map(const at::Tensor& pictures) const;
+  static constexpr std::int64_t stride = 32;
   static constexpr std::int64_t width = 1280;
   /// Of the weights.
   const std::string& fingerprint() const { return fingerprint_; }

@@ -66,6 +66,7 @@ class Pretrainer {
   std::string identity() const;
   void begin_or_resume();
   PretrainBatch make_batch(std::int64_t step) const;
+  double weight_of(const std::string& term) const;
   void learn(const PretrainBatch& batch);
   [[noreturn]] void refuse_not_finite(const std::string& what, double value, const PretrainBatch& batch) const;
   void log(double learning_rate);
@@ -79,8 +80,7 @@ class Pretrainer {
   std::unique_ptr<EfficientNetLite> teacher_;
   TextTargets texts_;
   std::unique_ptr<ViewBank> bank_;
-  at::Tensor feature_mean_, feature_deviation_;  ///< [F], of the teacher
-  at::Tensor draw_weights_;                      ///< [N]
+  at::Tensor draw_weights_;  ///< [N]
   std::unique_ptr<PretrainModel> model_;
   nn::Parameters parameters_;
   std::unique_ptr<Optimiser> optimiser_;
@@ -111,7 +111,6 @@ PretrainOutcome Pretrainer::run() {
   begin_or_resume();
   bank_ = ViewBank::make(run_.path() / "views", {.list = &list_, .teacher = teacher_.get(), .recipe = &recipe_, .stop = stop});
   if (!bank_) return interrupted();
-  if (teacher_) std::tie(feature_mean_, feature_deviation_) = bank_->feature_statistics();
   draw_weights_ = at::empty({bank_->pictures()}, at::kDouble);
   for (std::int64_t i = 0; i < bank_->pictures(); ++i)
     draw_weights_.data_ptr<double>()[i] = list_.pictures[static_cast<std::size_t>(i)].weight;
@@ -143,7 +142,7 @@ PretrainOutcome Pretrainer::run() {
 }
 
 void Pretrainer::begin_or_resume() {
-  model_ = std::make_unique<PretrainModel>(recipe_, recipe_.text ? texts_.embeddings.size(1) : 0, teacher_ ? EfficientNetLite::width : 0);
+  model_ = std::make_unique<PretrainModel>(recipe_, recipe_.text ? texts_.embeddings.size(1) : 0);
   model_->list(parameters_);
   const TrainSection section = optimisation(recipe_.train);
   std::vector<OptimiserGroup> groups = flatten_into_groups(parameters_, section);
@@ -179,11 +178,9 @@ PretrainBatch Pretrainer::make_batch(std::int64_t step) const {
   PretrainBatch batch;
   const at::Tensor drawn = at::multinomial(draw_weights_, recipe_.train.batch, true, order);
   const at::Tensor view = at::randint(bank_->views(), {recipe_.train.batch}, order, at::TensorOptions(at::kLong));
-  at::Tensor mirror = at::empty({recipe_.train.batch}, at::kBool);
   for (std::int64_t i = 0; i < recipe_.train.batch; ++i) {
     batch.pictures.push_back(drawn.data_ptr<std::int64_t>()[i]);
     batch.views.push_back(view.data_ptr<std::int64_t>()[i]);
-    mirror.data_ptr<bool>()[i] = list_.pictures[static_cast<std::size_t>(batch.pictures.back())].mirror;
   }
   const std::int64_t patches = model_->tower().patches();
   const auto shown = std::max<std::int64_t>(std::llround(recipe_.noise.keep * static_cast<double>(patches)), 1);
@@ -193,11 +190,24 @@ PretrainBatch Pretrainer::make_batch(std::int64_t step) const {
                      .slice(1, 0, shown)
                      .contiguous();
   const at::Tensor pixels = bank_->gather_views(batch.pictures, batch.views).to(at::kFloat).div_(255.0);
-  batch.pixels =
-      add_noise(pixels, mirror, recipe_.noise, seeded_generator(mix_seed(seed, noise_stream), number)).sub(0.5).div_(0.5).contiguous();
-  if (teacher_) batch.features = (bank_->gather_features(batch.pictures, batch.views) - feature_mean_) / feature_deviation_;
+  batch.pixels = add_noise(pixels, recipe_.noise, seeded_generator(mix_seed(seed, noise_stream), number)).sub(0.5).div_(0.5).contiguous();
+  if (teacher_) {
+    batch.features = bank_->gather_features(batch.pictures, batch.views);
+    // The cell of the teacher's map that each patch lies in.
+    const std::int64_t side = recipe_.model.image_size / recipe_.model.patch_size, grid = recipe_.views.size / EfficientNetLite::stride;
+    const at::Tensor place = at::arange(side, at::kLong).div(side / grid, "floor");
+    const at::Tensor cell = (place.unsqueeze(1) * grid + place.unsqueeze(0)).flatten().unsqueeze(0).expand({recipe_.train.batch, patches});
+    const at::Tensor shown_cells = batch.kept.defined() ? cell.gather(1, batch.kept) : cell;
+    const at::Tensor cells = bank_->gather_cells(batch.pictures, batch.views);
+    batch.cells = cells.gather(1, shown_cells.unsqueeze(2).expand({-1, -1, cells.size(2)}));
+  }
   if (recipe_.text) batch.targets = texts_.targets(batch.pictures);
   return batch;
+}
+
+double Pretrainer::weight_of(const std::string& term) const {
+  if (term == "text") return recipe_.text->weight;
+  return term == "patch" ? recipe_.teacher->patch_weight : recipe_.teacher->weight;
 }
 
 void Pretrainer::learn(const PretrainBatch& batch) {
@@ -208,7 +218,7 @@ void Pretrainer::learn(const PretrainBatch& batch) {
     const auto value = term.item<double>();
     if (!std::isfinite(value)) refuse_not_finite("loss", value, batch);
     terms_[name] = value;
-    loss = loss + term * (name == "text" ? recipe_.text->weight : recipe_.teacher->weight);
+    loss = loss + term * weight_of(name);
   }
   loss.backward();
   gradient_norm_ = clip_gradient(parameters_.gradients(), recipe_.train.clip);

@@ -33,39 +33,54 @@ void write_half(const fs::path& path, const std::vector<nn::NamedTensor>& tensor
 
 }  // namespace
 
-PretrainModel::PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width, std::int64_t teacher_width)
+PretrainModel::PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width)
     : tower_(recipe.model, mix_seed(static_cast<std::uint64_t>(recipe.train.seed), 0)) {
   const nn::Weights fresh = nn::Weights::fresh(mix_seed(static_cast<std::uint64_t>(recipe.train.seed), 4));
-  const std::int64_t width = recipe.model.width;
+  const auto head = [&](std::int64_t out, bool bias) {
+    Head made{fresh.tensor("weight", {out, recipe.model.width}).requires_grad_(true), {}};
+    if (bias) made.bias = at::zeros({out}, at::kFloat).requires_grad_(true);
+    return made;
+  };
   if (text_width > 0) {
-    text_projection_ = fresh.tensor("text_projection", {text_width, width}).requires_grad_(true);
+    text_first_ = head(text_width, false);
+    text_mean_ = head(text_width, false);
     log_scale_ = at::full({1}, -std::log(recipe.text->temperature), at::kFloat).requires_grad_(true);
   }
-  if (teacher_width > 0) {
-    teacher_weight_ = fresh.tensor("teacher.weight", {teacher_width, width}).requires_grad_(true);
-    teacher_bias_ = at::zeros({teacher_width}, at::kFloat).requires_grad_(true);
+  if (recipe.teacher) {
+    teacher_first_ = head(EfficientNetLite::width, true);
+    teacher_mean_ = head(EfficientNetLite::width, true);
+    patch_ = head(recipe.teacher->patch_width, true);
   }
 }
 
 void PretrainModel::list(nn::Parameters& parameters) const {
   for (const nn::NamedTensor& item : tower_.tensors()) parameters.add(item.name, item.tensor);
-  if (text_projection_.defined()) {
-    parameters.add("text_projection.weight", text_projection_);
-    parameters.add("log_scale", log_scale_);
-  }
-  if (teacher_weight_.defined()) {
-    parameters.add("teacher.weight", teacher_weight_);
-    parameters.add("teacher.bias", teacher_bias_);
-  }
+  const auto add = [&](const std::string& name, const Head& head) {
+    if (head.weight.defined()) parameters.add(name + ".weight", head.weight);
+    if (head.bias.defined()) parameters.add(name + ".bias", head.bias);
+  };
+  add("text_projection", text_first_);
+  add("text_projection_mean", text_mean_);
+  if (log_scale_.defined()) parameters.add("log_scale", log_scale_);
+  add("teacher", teacher_first_);
+  add("teacher_mean", teacher_mean_);
+  add("teacher_patch", patch_);
 }
 
 LossTerms PretrainModel::losses(const PretrainBatch& batch, const at::Tensor& embeddings, bool half) const {
-  const at::Tensor feature = tower_(batch.pixels, half, batch.kept).select(1, 0);
+  const at::Tensor hidden = tower_(batch.pixels, half, batch.kept);
+  const at::Tensor first = hidden.select(1, 0), patches = hidden.slice(1, 1), mean = patches.mean(1);
   LossTerms terms;
-  if (text_projection_.defined())
-    terms["text"] = text_loss(at::linear(feature, text_projection_), embeddings, batch.targets, log_scale_.squeeze(0));
-  if (teacher_weight_.defined())
-    terms["teacher"] = 1.0 - at::cosine_similarity(at::linear(feature, teacher_weight_, teacher_bias_), batch.features).mean();
+  if (text_first_.weight.defined()) {
+    const at::Tensor log_scale = log_scale_.squeeze(0);
+    terms["text"] = 0.5 * (text_loss(text_first_(first), embeddings, batch.targets, log_scale) +
+                           text_loss(text_mean_(mean), embeddings, batch.targets, log_scale));
+  }
+  if (teacher_first_.weight.defined()) {
+    const auto distance = [](const at::Tensor& a, const at::Tensor& b) { return 1.0 - at::cosine_similarity(a, b, -1).mean(); };
+    terms["teacher"] = 0.5 * (distance(teacher_first_(first), batch.features) + distance(teacher_mean_(mean), batch.features));
+    terms["patch"] = distance(patch_(patches), batch.cells);
+  }
   return terms;
 }
 
@@ -87,9 +102,12 @@ void PretrainModel::write(const fs::path& folder) const {
                           {"image_mean", {0.5, 0.5, 0.5}},
                           {"image_std", {0.5, 0.5, 0.5}}};
   write_half(folder / "model.safetensors", tower_.tensors(), {{"format", "pt"}});
-  if (text_projection_.defined())
+  if (text_first_.weight.defined())
     write_half(folder / "projection.safetensors",
-               {{"text_projection.weight", text_projection_}, {"logit_scale", log_scale_.squeeze(0).clamp_max(std::log(100.0)).exp()}}, {});
+               {{"text_projection.weight", text_first_.weight},
+                {"text_projection_mean.weight", text_mean_.weight},
+                {"logit_scale", log_scale_.squeeze(0).clamp_max(std::log(100.0)).exp()}},
+               {});
   write_file_atomically(folder / "preprocessor_config.json", processor.dump(2) + "\n");
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 }

@@ -21,20 +21,22 @@ struct PretrainBatch {
   at::Tensor pixels;    ///< [B, 3, S, S] float32, normalised
   at::Tensor kept;      ///< [B, m] int64, the patches that are shown; undefined: all
   at::Tensor features;  ///< [B, F] the teacher's, standardised; undefined without a teacher
+  at::Tensor cells;     ///< [B, m, R] the same for every patch that is shown: of the cell of the teacher's map that it lies in
   at::Tensor targets;   ///< [B, U]; undefined without texts
 };
 
-/// The terms of the loss, by name: "text", "teacher".
+/// The terms of the loss, by name: "text", "teacher", "patch".
 using LossTerms = std::map<std::string, at::Tensor>;
 
 class PretrainModel {
  public:
-  /// `text_width`, `teacher_width`: 0 without.
-  PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width, std::int64_t teacher_width);
+  /// `text_width`: of the text encoder's embeddings; 0 without.
+  PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width);
 
   /// Adds every trainable tensor.
   void list(nn::Parameters& parameters) const;
-  /// The class token's last hidden state feeds both heads: cosine to the teacher's feature, softmax over the texts.
+  /// The class token and the mean over the patches each feed heads of their own: cosine to the teacher's feature, softmax over the texts
+  /// (the mean of both losses counts). Every patch is compared with its own place in the teacher's map.
   LossTerms losses(const PretrainBatch& batch, const at::Tensor& embeddings, bool half) const;
   const YoungVit& tower() const { return tower_; }
 
@@ -43,8 +45,12 @@ class PretrainModel {
 
  private:
   YoungVit tower_;
-  at::Tensor text_projection_, log_scale_;    ///< [E, D], []
-  at::Tensor teacher_weight_, teacher_bias_;  ///< [F, D], [F]
+  struct Head {
+    at::Tensor weight, bias;  ///< [out, D], [out]; no bias on the way to texts
+    at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+  };
+  Head text_first_, text_mean_, teacher_first_, teacher_mean_, patch_;
+  at::Tensor log_scale_;  ///< [1]
 };
 
 /// Whether this CPU multiplies bfloat16 matrices faster than float32 ones.

@@ -27,7 +27,12 @@ void declare(OptionVisitor& v, PretrainTextSection& s) {
 
 void declare(OptionVisitor& v, PretrainTeacherSection& s) {
   v.field("weights", s.weights, {.help = "safetensors file of an EfficientNet-Lite0", .required = true});
-  v.field("weight", s.weight, {.help = "factor of the distillation loss", .min = 0});
+  v.field("weight", s.weight, {.help = "factor of the distillation loss of whole pictures", .min = 0});
+  v.field("patch_weight", s.patch_weight, {.help = "factor of the distillation loss of single patches", .min = 0});
+  v.field("patch_width", s.patch_width,
+          {.help = "width to which the teacher's feature map is projected at random before patches are compared with it",
+           .min = 1,
+           .max = 1280});
 }
 
 void declare(OptionVisitor& v, PretrainViewsSection& s) {
@@ -76,6 +81,9 @@ void declare(OptionVisitor& v, PretrainRecipe& r) {
   v.table("noise", r.noise, {.help = "what is done to a view each time it is seen"});
   v.table("train", r.train, {.help = "the training"});
   v.require("text", r.text || r.teacher, "a [text] table, a [teacher] table or both", "without either there is nothing to learn from");
+  const std::int64_t side = r.model.image_size / r.model.patch_size, cells = r.views.size / 32;
+  v.require("views", !r.teacher || (r.views.size % 32 == 0 && side % cells == 0),
+            "views.size a multiple of 32, and views.size / 32 a divisor of the patches along a side");
   v.require("views", r.views.size % r.model.image_size == 0, "views.size a multiple of model.image_size");
 }
 

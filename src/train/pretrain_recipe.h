@@ -39,6 +39,8 @@ void declare(OptionVisitor& visitor, PretrainTextSection& section);
 struct PretrainTeacherSection {
   std::string weights;
   double weight = 1.0;
+  double patch_weight = 1.0;
+  std::int64_t patch_width = 256;
 };
 void declare(OptionVisitor& visitor, PretrainTeacherSection& section);
 

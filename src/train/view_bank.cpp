@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <system_error>
 
@@ -63,6 +64,7 @@ std::string identity_of(const ViewBank::Sources& sources) {
       .add_field(sources.recipe->model.image_size)
       .add_field(sources.recipe->train.seed)
       .add_field(sources.teacher ? sources.teacher->fingerprint() : "")
+      .add_field(sources.teacher ? sources.recipe->teacher->patch_width : 0)
       .hex();
 }
 
@@ -80,10 +82,13 @@ ViewBank::Part ViewBank::open_part(const fs::path& path, const std::string& iden
   const auto found = file->metadata().find(identity_key);
   if (found == file->metadata().end() || found->second != identity) return {};
   Part part;
-  const io::TensorEntry *views = file->find("views"), *features = file->find("features");
+  const io::TensorEntry *views = file->find("views"), *features = file->find("features"), *cells = file->find("cells");
   if (views == nullptr || views->dtype != io::DType::u8 || views->shape.size() != 5) return {};
   part.views = mapped(*views, at::kByte);
-  if (features != nullptr) part.features = mapped(*features, at::kHalf);
+  if (features != nullptr && cells != nullptr) {
+    part.features = mapped(*features, at::kHalf);
+    part.cells = mapped(*cells, at::kHalf);
+  }
   part.file = std::move(file);
   return part;
 }
@@ -98,6 +103,14 @@ std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& 
   const std::string identity = identity_of(sources);
   const auto seed = static_cast<std::uint64_t>(sources.recipe->train.seed);
 
+  at::Tensor projection;
+  if (sources.teacher) {
+    const std::int64_t width = sources.recipe->teacher->patch_width;
+    projection = at::empty({EfficientNetLite::width, width}).normal_(0.0, 1.0, seeded_generator(mix_seed(seed, 5), 0));
+    projection.div_(std::sqrt(static_cast<double>(EfficientNetLite::width)));
+  }
+  const std::int64_t grid = section.size / EfficientNetLite::stride;
+
   auto bank = std::make_unique<ViewBank>();
   bank->pictures_ = count;
   bank->views_ = section.count;
@@ -110,8 +123,11 @@ std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& 
     if (!part.file) {
       if (sources.stop && sources.stop()) return nullptr;
       at::Tensor views = at::empty({end - begin, section.count, 3, size, size}, at::kByte);
-      at::Tensor features;
-      if (sources.teacher) features = at::empty({end - begin, section.count, EfficientNetLite::width}, at::kHalf);
+      at::Tensor features, cells;
+      if (sources.teacher) {
+        features = at::empty({end - begin, section.count, EfficientNetLite::width}, at::kHalf);
+        cells = at::empty({end - begin, section.count, grid * grid, projection.size(1)}, at::kHalf);
+      }
       const std::int64_t chunks = (end - begin + chunk_pictures - 1) / chunk_pictures;
       const auto bounds = [&](std::int64_t chunk) {
         return std::pair(begin + chunk * chunk_pictures, std::min(begin + (chunk + 1) * chunk_pictures, end));
@@ -125,13 +141,21 @@ std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& 
         for (std::int64_t k = 0; k < section.count; ++k) {
           const auto draw = static_cast<std::uint64_t>(first / chunk_pictures * section.count + k);
           const at::Tensor drawn = draw_views(squares, mirror, section, seeded_generator(mix_seed(seed, 1), draw));
-          views.narrow(0, first - begin, last - first).select(1, k).copy_(shrink(drawn, size).mul_(255.0).round_());
-          if (sources.teacher) features.narrow(0, first - begin, last - first).select(1, k).copy_(sources.teacher->features(drawn));
+          const auto place = [&](const at::Tensor& all) { return all.narrow(0, first - begin, last - first).select(1, k); };
+          place(views).copy_(shrink(drawn, size).mul_(255.0).round_());
+          if (sources.teacher) {
+            const at::Tensor map = sources.teacher->feature_map(drawn).flatten(2).transpose(1, 2);
+            place(features).copy_(map.mean(1));
+            place(cells).copy_(at::matmul(map, projection));
+          }
           progress.update(first * section.count + (k + 1) * (last - first));
         }
       }
       std::vector<io::TensorEntry> entries{nn::to_entry("views", views)};
-      if (sources.teacher) entries.push_back(nn::to_entry("features", features));
+      if (sources.teacher) {
+        entries.push_back(nn::to_entry("features", features));
+        entries.push_back(nn::to_entry("cells", cells));
+      }
       io::write_safetensors(path, entries, {{identity_key, identity}});
       part = open_part(path, identity);
       MMTUNE_ASSERT(part.file != nullptr);
@@ -141,38 +165,51 @@ std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& 
     bank->parts_.push_back(std::move(part));
   }
   progress.finish();
+  if (bank->has_features_) {
+    bank->feature_statistics_ = bank->measure(&Part::features);
+    bank->cell_statistics_ = bank->measure(&Part::cells);
+  }
   return bank;
 }
 
-at::Tensor ViewBank::gather_views(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const {
-  const at::Tensor& first = parts_.front().views;
-  at::Tensor out = at::empty({static_cast<std::int64_t>(picture.size()), 3, first.size(3), first.size(4)}, at::kByte);
+at::Tensor ViewBank::gather(at::Tensor Part::*tensor, const std::vector<std::int64_t>& picture,
+                            const std::vector<std::int64_t>& view) const {
+  const at::Tensor& first = parts_.front().*tensor;
+  std::vector<std::int64_t> shape{static_cast<std::int64_t>(picture.size())};
+  shape.insert(shape.end(), first.sizes().begin() + 2, first.sizes().end());
+  at::Tensor out = at::empty(shape, first.options());
   for (std::size_t i = 0; i < picture.size(); ++i) {
     const Part& part = parts_[static_cast<std::size_t>(picture[i] / part_pictures)];
-    out.select(0, static_cast<std::int64_t>(i)).copy_(part.views.select(0, picture[i] % part_pictures).select(0, view[i]));
+    out.select(0, static_cast<std::int64_t>(i)).copy_((part.*tensor).select(0, picture[i] % part_pictures).select(0, view[i]));
   }
   return out;
+}
+
+at::Tensor ViewBank::gather_views(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const {
+  return gather(&Part::views, picture, view);
 }
 
 at::Tensor ViewBank::gather_features(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const {
-  at::Tensor out = at::empty({static_cast<std::int64_t>(picture.size()), parts_.front().features.size(2)}, at::kFloat);
-  for (std::size_t i = 0; i < picture.size(); ++i) {
-    const Part& part = parts_[static_cast<std::size_t>(picture[i] / part_pictures)];
-    out.select(0, static_cast<std::int64_t>(i)).copy_(part.features.select(0, picture[i] % part_pictures).select(0, view[i]));
-  }
-  return out;
+  return (gather(&Part::features, picture, view).to(at::kFloat) - feature_statistics_.mean) / feature_statistics_.deviation;
 }
 
-std::pair<at::Tensor, at::Tensor> ViewBank::feature_statistics() const {
-  const std::int64_t width = parts_.front().features.size(2);
+at::Tensor ViewBank::gather_cells(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const {
+  return (gather(&Part::cells, picture, view).to(at::kFloat) - cell_statistics_.mean) / cell_statistics_.deviation;
+}
+
+ViewBank::Statistics ViewBank::measure(at::Tensor Part::*tensor) const {
+  const std::int64_t width = (parts_.front().*tensor).size(-1);
   at::Tensor sum = at::zeros({width}, at::kDouble), squares = at::zeros({width}, at::kDouble);
+  double rows = 0;
   for (const Part& part : parts_) {
-    const at::Tensor rows = part.features.select(1, 0).to(at::kDouble);
-    sum += rows.sum(0);
-    squares += rows.square().sum(0);
+    // One view of each picture says enough.
+    const at::Tensor values = (part.*tensor).select(1, 0).reshape({-1, width}).to(at::kDouble);
+    sum += values.sum(0);
+    squares += values.square().sum(0);
+    rows += static_cast<double>(values.size(0));
   }
-  const at::Tensor mean = sum / static_cast<double>(pictures_);
-  const at::Tensor deviation = (squares / static_cast<double>(pictures_) - mean.square()).clamp_min_(0.0).sqrt_();
+  const at::Tensor mean = sum / rows;
+  const at::Tensor deviation = (squares / rows - mean.square()).clamp_min_(0.0).sqrt_();
   return {mean.to(at::kFloat), deviation.to(at::kFloat).add_(1e-3)};
 }
 

@@ -36,22 +36,30 @@ class ViewBank {
   bool has_features() const { return has_features_; }
   /// View `view[i]` of picture `picture[i]`: [B, 3, S, S] uint8.
   at::Tensor gather_views(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const;
-  /// The teacher's features of the same: [B, F] float32.
+  /// The teacher's features of the same, every one with mean 0 and deviation 1 over all pictures: of the whole view [B, F] float32.
   at::Tensor gather_features(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const;
-  /// Mean and standard deviation of each feature over all rows of the first view: [F] each.
-  std::pair<at::Tensor, at::Tensor> feature_statistics() const;
+  /// And of its cells, row by row: [B, C, R] float32, the feature map projected to R random directions.
+  at::Tensor gather_cells(const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const;
 
  private:
   struct Part {
     std::shared_ptr<const io::SafetensorsFile> file;
     at::Tensor views;     ///< [n, K, 3, S, S] uint8, mapped
     at::Tensor features;  ///< [n, K, F] float16, mapped
+    at::Tensor cells;     ///< [n, K, C, R] float16, mapped
   };
+  /// Mean and deviation of the last axis: [F] each.
+  struct Statistics {
+    at::Tensor mean, deviation;
+  };
+  Statistics measure(at::Tensor Part::*tensor) const;
+  at::Tensor gather(at::Tensor Part::*tensor, const std::vector<std::int64_t>& picture, const std::vector<std::int64_t>& view) const;
   static Part open_part(const std::filesystem::path& path, const std::string& identity);
 
   std::vector<Part> parts_;
   std::int64_t pictures_ = 0, views_ = 0;
   bool has_features_ = false;
+  Statistics feature_statistics_, cell_statistics_;
 };
 
 }  // namespace mmtune::train

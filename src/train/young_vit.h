@@ -20,7 +20,7 @@ Json vit_config(const PretrainModelSection& section);
 
 class YoungVit {
  public:
-  /// Freshly initialised; every tensor but the pooler's is a trainable leaf.
+  /// Freshly initialised, positions as waves and attention mimetically; every tensor but the pooler's is a trainable leaf.
   YoungVit(const PretrainModelSection& section, std::uint64_t seed);
 
   /// The trainable leaves under the checkpoint's names.

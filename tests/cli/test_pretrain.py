@@ -48,8 +48,11 @@ def teacher(tmp_path_factory):
     return path, tensors
 
 
-def teacher_features(tensors, pictures):
-    """The same network out of PyTorch's layers, batch normalisation apart from the convolutions. [B, 3, S, S] in 0 … 1 → [B, 1280]."""
+def teacher_map(tensors, pictures):
+    """The last feature map of the same network out of PyTorch's layers, batch normalisation apart from the convolutions.
+
+    [B, 3, S, S] in 0 … 1 → [B, cells, 1280].
+    """
     import torch.nn.functional as F
 
     x, before = (pictures * 255 - 127) / 128, None
@@ -65,19 +68,19 @@ def teacher_features(tensors, pictures):
             x = x.clamp(0, 6)
         if residual is not None:
             x, before = (x + before if residual else x), None
-    return x.mean((2, 3))
+    return x.flatten(2).transpose(1, 2)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """24 random pictures of 32 pixels with one or two texts each, some without."""
+    """24 random pictures of 64 pixels with one or two texts each, some without."""
     from PIL import Image
 
     draw, folder = random.Random(1), tmp_path_factory.mktemp("pictures")
     rows = []
     for i in range(24):
-        picture = Image.new("RGB", (32, 32), tuple(draw.randrange(256) for _ in range(3)))
-        picture.paste(tuple(draw.randrange(256) for _ in range(3)), (4, 6, 4 + draw.randrange(8, 24), 28))
+        picture = Image.new("RGB", (64, 64), tuple(draw.randrange(256) for _ in range(3)))
+        picture.paste(tuple(draw.randrange(256) for _ in range(3)), (8, 12, 8 + draw.randrange(16, 48), 56))
         picture.save(folder / f"{i}.png")
         texts = [["red", "a red square"], ["green"], [], ["blue"]][i % 4]
         rows.append({"id": f"p{i}", "image": f"{i}.png", "texts": texts, "weight": 1 + i % 2, "mirror": i % 3 > 0})
@@ -95,7 +98,7 @@ data = {{ pictures = "{pictures}", workers = 2 }}
 model = {{ image_size = 16, patch_size = 4, width = 24, layers = 2, heads = 2, inner = 32 }}
 text.model = "{tiny_bert}"
 teacher.weights = "{teacher[0]}"
-views = {{ count = 2, size = 32 }}
+views = {{ count = 2, size = 64 }}
 train = {{ steps = 6, batch = 8, precision = "float32", log_every = 1, seed = 3 }}
 """
     )
@@ -116,18 +119,25 @@ def test_the_teacher_computes_what_pytorch_computes(mmtune, recipe, teacher, pic
     done = mmtune("pretrain", recipe, *still, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     bank = tensors_of(tmp_path / "run" / "views" / "part-00000.safetensors")
-    assert bank["views"].shape == (24, 1, 3, 16, 16)
+    assert bank["views"].shape == (24, 1, 3, 16, 16) and bank["cells"].shape == (24, 1, 4, 256)
+    maps = []
     for i, row in enumerate(json.loads(line) for line in pictures.read_text().splitlines()):
         content = bytearray(Image.open(pictures.parent / row["image"]).tobytes())
-        picture = torch.frombuffer(content, dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)[None].float() / 255
+        picture = torch.frombuffer(content, dtype=torch.uint8).view(64, 64, 3).permute(2, 0, 1)[None].float() / 255
         view = bank["views"][i, 0] / 255
-        if row["mirror"] and (view - torch.nn.functional.avg_pool2d(picture, 2)[0]).abs().max() > 0.01:
+        if row["mirror"] and (view - torch.nn.functional.avg_pool2d(picture, 4)[0]).abs().max() > 0.01:
             picture = picture.flip(3)
-        assert (view - torch.nn.functional.avg_pool2d(picture, 2)[0]).abs().max() <= 0.51 / 255
-        expected = teacher_features(teacher[1], picture)[0]
+        assert (view - torch.nn.functional.avg_pool2d(picture, 4)[0]).abs().max() <= 0.51 / 255
+        maps.append(teacher_map(teacher[1], picture)[0])
+        expected = maps[-1].mean(0)
         assert expected.std() > 0.05
         # The bank keeps float16.
         assert torch.allclose(bank["features"][i, 0].float(), expected, atol=2e-3, rtol=2e-3)
+    # A random projection keeps distances, whatever its directions are.
+    cells, maps = bank["cells"].float().flatten(0, 2), torch.cat(maps)
+    distances = torch.stack([torch.pdist(cells), torch.pdist(maps)])
+    assert torch.corrcoef(distances)[0, 1] > 0.95
+    assert 0.8 < distances[0].norm() / distances[1].norm() * (1280 / 256) ** 0.5 < 1.25
 
 
 def test_transformers_loads_the_tower(mmtune, recipe, tmp_path):
@@ -153,7 +163,7 @@ def test_transformers_loads_the_tower(mmtune, recipe, tmp_path):
         expected = model(pixel_values=pixels).last_hidden_state
     assert torch.allclose(tensors_of(tmp_path / "out.safetensors")["last_hidden_state"], expected, atol=1e-4)
     projection = tensors_of(folder / "projection.safetensors")
-    assert projection["text_projection.weight"].shape == (32, 24)
+    assert projection["text_projection.weight"].shape == projection["text_projection_mean.weight"].shape == (32, 24)
     assert projection["logit_scale"].shape == () and abs(projection["logit_scale"].item() - 20) < 1
 
 
@@ -167,7 +177,7 @@ def test_it_learns(mmtune, recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = lines_of(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 61))
-    for term in ["text_loss", "teacher_loss"]:
+    for term in ["text_loss", "teacher_loss", "patch_loss"]:
         assert sum(row[term] for row in rows[-10:]) < 0.9 * sum(row[term] for row in rows[:10])
 
 

@@ -77,13 +77,13 @@ TEST(Augment, ShrinkingAverages) {
 TEST(Augment, NoNoiseChangesNothing) {
   const PretrainNoiseSection none{.shift = 0, .brightness = 0, .erase = 0};
   const at::Tensor x = pictures().to(at::kFloat) / 255.0;
-  EXPECT_TRUE(at::equal(add_noise(x, all(false), none, seeded_generator(1, 1)), x));
+  EXPECT_TRUE(at::equal(add_noise(x, none, seeded_generator(1, 1)), x));
 }
 
 TEST(Augment, ErasesOneRectangleOfBoundedSize) {
   const PretrainNoiseSection section{.shift = 0, .brightness = 0, .erase = 1};
   const at::Tensor x = at::ones({6, 3, 32, 32});
-  const at::Tensor erased = add_noise(x, all(false), section, seeded_generator(1, 1)).select(1, 0).eq(0.5F);
+  const at::Tensor erased = add_noise(x, section, seeded_generator(1, 1)).select(1, 0).eq(0.5F);
   for (std::int64_t i = 0; i < 6; ++i) {
     const auto rows = erased[i].any(1).sum().item<std::int64_t>(), columns = erased[i].any(0).sum().item<std::int64_t>();
     EXPECT_EQ(erased[i].sum().item<std::int64_t>(), rows * columns);
