@@ -106,8 +106,8 @@ PretrainOutcome Pretrainer::run() {
   const auto stop = [] { return StopSignals::received() != 0; };
   half_ = half();
   list_ = read_pictures(recipe_.data.pictures);
-  if (recipe_.text) texts_ = embed_texts(recipe_.text->model, list_.pictures);
   if (recipe_.teacher) teacher_ = std::make_unique<EfficientNetLite>(recipe_.teacher->weights, half_);
+  if (recipe_.text) texts_ = embed_texts(recipe_.text->model, list_.pictures);
   begin_or_resume();
   bank_ = ViewBank::make(run_.path() / "views", {.list = &list_, .teacher = teacher_.get(), .recipe = &recipe_, .stop = stop});
   if (!bank_) return interrupted();

@@ -184,7 +184,7 @@ def test_it_learns(mmtune, recipe, tmp_path):
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_resumed_run_ends_with_the_same_bytes(program, mmtune, recipe, tmp_path, stop):
     # Every step is checkpointed, and there are enough of them to stop in the middle.
-    options = [str(recipe), "train.steps=150", "train.checkpoint_minutes=1e-9", "--out"]
+    options = [str(recipe), "train.steps=60", "train.checkpoint_minutes=1e-9", "--out"]
     assert mmtune("pretrain", *options, tmp_path / "whole").returncode == 0
     run = tmp_path / "stopped"
     process = subprocess.Popen([program, "pretrain", *options, run], stderr=subprocess.PIPE)
