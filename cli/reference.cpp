@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "core/option_docs.h"
 #include "print.h"
+#include "train/pretrain_recipe.h"
 #include "train/recipe.h"
 
 namespace mmtune::cli {
@@ -16,6 +17,8 @@ Command reference_command() {
             return [](const Session&) {
               print("# Recipe reference\n\nEvery key of a training recipe. This page is the output of `mmtune reference`.\n\n");
               print(options_as_markdown(document_options<train::Recipe>()));
+              print("\n# Pretraining recipe\n\nEvery key of a recipe of `mmtune pretrain`.\n\n");
+              print(options_as_markdown(document_options<train::PretrainRecipe>()));
               return 0;
             };
           },
