@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, PngImagePlugin
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +209,8 @@ def everything():
 
 def run_tool(arguments, files, dtype=np.uint8):
     """One array [height, width, 3] (or [3, height, width] floats), or the refusal's text, a file."""
+    if not TOOL.exists():
+        pytest.fail(f"{TOOL} is not built; build it with: make build")
     listing = "".join(f"{file}\n" for file in files)
     output = subprocess.run([TOOL, *map(str, arguments)], input=listing.encode(), capture_output=True)
     assert output.returncode == 0, output.stderr.decode()

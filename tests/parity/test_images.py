@@ -11,8 +11,6 @@ from PIL import Image, ImageOps
 import pictures
 from pictures import SHARED, run_tool
 
-pytestmark = pytest.mark.skipif(not pictures.TOOL.exists(), reason=f"{pictures.TOOL} is not built")
-
 
 def by_pillow(data):
     """The picture, or None where Pillow refuses it."""
