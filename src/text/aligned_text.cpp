@@ -30,10 +30,12 @@ void decode(std::string_view utf8, std::vector<Char>& out) {
 void AlignedText::assign(std::span<const Char> chars) {
   chars_.assign(chars.begin(), chars.end());
   origin_ = chars.empty() ? 0 : chars.front().begin;
+  limit_ = chars.size() * 64 + (std::size_t{1} << 20);
   refresh();
 }
 
 void AlignedText::rewrite(std::span<const Edit> edits, std::size_t dropped) {
+  check_size(edits.size());
   rewritten_.clear();
   rewritten_.reserve(edits.size());
   std::size_t at = std::min(dropped, chars_.size());
@@ -62,6 +64,7 @@ void AlignedText::replace_all(std::u32string_view pattern, std::u32string_view c
     if (found == chars_.end()) break;
     from = found + static_cast<std::ptrdiff_t>(pattern.size());
     const Char& place = *(from - 1);
+    check_size(rewritten_.size() + content.size());
     for (const char32_t code : content) rewritten_.push_back({code, place.begin, place.end});
   }
   chars_.swap(rewritten_);
@@ -82,6 +85,12 @@ std::vector<Edit>& AlignedText::edit_buffer() {
 
 void AlignedText::append_utf8(std::string& out, Range range) const {
   for (std::uint32_t i = range.begin; i < range.end; ++i) text::append_utf8(out, chars_[i].code);
+}
+
+void AlignedText::check_size(std::size_t size) const {
+  if (size > limit_) {
+    throw Error({.what = "the normalizer makes the text too long", .expected = "at most " + std::to_string(limit_) + " code points"});
+  }
 }
 
 void AlignedText::refresh() {

@@ -33,7 +33,8 @@ struct Range {
 /// Decodes UTF-8 (see next_code_point); throws Error on a text of 2^31 bytes or more. Offsets count code points from 0.
 void decode(std::string_view utf8, std::vector<Char>& out);
 
-/// The text with its alignment. Holds its buffers, so that one object serves many texts without allocating.
+/// The text with its alignment. Holds its buffers, so that one object serves many texts without allocating. Throws Error where a text
+/// grows beyond any honest normalisation: 64 times its length and a million code points.
 class AlignedText {
  public:
   /// Takes over a part of the original.
@@ -75,12 +76,14 @@ class AlignedText {
   void append_utf8(std::string& out, Range range) const;
 
  private:
+  void check_size(std::size_t size) const;
   void refresh();
 
   std::vector<Char> chars_;
   std::vector<Char> rewritten_;
   std::vector<Edit> edits_;
   std::uint32_t origin_ = 0;
+  std::size_t limit_ = 0;
   bool ascii_ = true;
 };
 

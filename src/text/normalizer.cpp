@@ -12,6 +12,7 @@ namespace mmtune::text {
 namespace {
 
 constexpr std::size_t kLongestLiteral = 4096;
+constexpr int kMostComponents = 256;  // honest files have a handful; each one is a pass over the text
 
 void lowercase(AlignedText& text) {
   if (text.is_ascii()) {
@@ -190,28 +191,25 @@ std::unique_ptr<Normalizer> read_replace(JsonFields& fields) {
   return std::make_unique<Replace>(std::move(literal), read_literal(fields, "content"));
 }
 
-std::unique_ptr<Normalizer> read_sequence(JsonFields& fields) {
+std::unique_ptr<Normalizer> read_component(const Json& json, const std::string& where, int& left);
+
+std::unique_ptr<Normalizer> read_sequence(JsonFields& fields, int& left) {
   std::vector<std::unique_ptr<Normalizer>> parts;
   for (const Json& part : fields.array("normalizers")) {
-    parts.push_back(read_normalizer(part, fields.where() + "[" + std::to_string(parts.size()) + "]"));
+    parts.push_back(read_component(part, fields.where() + "[" + std::to_string(parts.size()) + "]", left));
   }
   return std::make_unique<NormalizerSequence>(std::move(parts));
 }
 
-}  // namespace
-
-std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& options) {
-  return std::make_unique<BertNormalizer>(options);
-}
-
-std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string& where) {
+std::unique_ptr<Normalizer> read_component(const Json& json, const std::string& where, int& left) {
+  if (--left < 0) throw Error({.what = "too many components", .where = where, .expected = "at most " + std::to_string(kMostComponents)});
   JsonFields fields(json, where);
   const std::string type = fields.string("type");
   std::unique_ptr<Normalizer> made;
   if (type == "BertNormalizer") {
     made = read_bert(fields);
   } else if (type == "Sequence") {
-    made = read_sequence(fields);
+    made = read_sequence(fields, left);
   } else if (type == "NFC") {
     made = std::make_unique<FormNormalizer>(NormalizationForm::nfc);
   } else if (type == "NFD") {
@@ -236,6 +234,17 @@ std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string&
   }
   fields.finish();
   return made;
+}
+
+}  // namespace
+
+std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& options) {
+  return std::make_unique<BertNormalizer>(options);
+}
+
+std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string& where) {
+  int left = kMostComponents;
+  return read_component(json, where, left);
 }
 
 }  // namespace mmtune::text

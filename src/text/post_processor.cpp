@@ -10,6 +10,8 @@ namespace mmtune::text {
 
 namespace {
 
+constexpr std::int64_t kLongestTemplate = 64;
+
 using SpecialTokens = std::map<std::string, TemplatePiece>;
 
 std::int64_t count_added(const std::vector<TemplatePiece>& pieces) {
@@ -93,9 +95,10 @@ std::vector<TemplatePiece> read_pieces(JsonFields& fields, std::string_view key,
     pieces.push_back(read_piece(json, specials, is_pair, where));
   }
   // A hostile file could otherwise make a huge result of an empty text.
-  if (count_added(pieces) + static_cast<std::int64_t>(pieces.size()) > 4096) {
-    throw Error(
-        {.what = "template '" + std::string(key) + "' is too long", .where = fields.where(), .expected = "at most 4096 pieces and tokens"});
+  if (count_added(pieces) + static_cast<std::int64_t>(pieces.size()) > kLongestTemplate) {
+    throw Error({.what = "template '" + std::string(key) + "' is too long",
+                 .where = fields.where(),
+                 .expected = "at most " + std::to_string(kLongestTemplate) + " pieces and tokens"});
   }
   return pieces;
 }

@@ -11,6 +11,8 @@ namespace mmtune::text {
 
 namespace {
 
+constexpr int kMostComponents = 256;  // honest files have a handful; each one is a pass over the text
+
 /// Property bits with a table for ASCII.
 class PropertyTable {
  public:
@@ -151,21 +153,18 @@ std::unique_ptr<PreTokenizer> read_punctuation(JsonFields& fields) {
   fields.fail("behavior", "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", fields.any("behavior"));
 }
 
-std::unique_ptr<PreTokenizer> read_sequence(JsonFields& fields) {
+std::unique_ptr<PreTokenizer> read_component(const Json& json, const std::string& where, int& left);
+
+std::unique_ptr<PreTokenizer> read_sequence(JsonFields& fields, int& left) {
   std::vector<std::unique_ptr<PreTokenizer>> parts;
   for (const Json& part : fields.array("pretokenizers")) {
-    parts.push_back(read_pre_tokenizer(part, fields.where() + "[" + std::to_string(parts.size()) + "]"));
+    parts.push_back(read_component(part, fields.where() + "[" + std::to_string(parts.size()) + "]", left));
   }
   return std::make_unique<PreTokenizerSequence>(std::move(parts));
 }
 
-}  // namespace
-
-std::unique_ptr<PreTokenizer> make_bert_pre_tokenizer() {
-  return std::make_unique<BertPreTokenizer>();
-}
-
-std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::string& where) {
+std::unique_ptr<PreTokenizer> read_component(const Json& json, const std::string& where, int& left) {
+  if (--left < 0) throw Error({.what = "too many components", .where = where, .expected = "at most " + std::to_string(kMostComponents)});
   JsonFields fields(json, where);
   const std::string type = fields.string("type");
   std::unique_ptr<PreTokenizer> made;
@@ -178,12 +177,23 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::st
   } else if (type == "Punctuation") {
     made = read_punctuation(fields);
   } else if (type == "Sequence") {
-    made = read_sequence(fields);
+    made = read_sequence(fields, left);
   } else {
     refuse_component(where, type, "BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation or Sequence");
   }
   fields.finish();
   return made;
+}
+
+}  // namespace
+
+std::unique_ptr<PreTokenizer> make_bert_pre_tokenizer() {
+  return std::make_unique<BertPreTokenizer>();
+}
+
+std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::string& where) {
+  int left = kMostComponents;
+  return read_component(json, where, left);
 }
 
 }  // namespace mmtune::text
