@@ -4,7 +4,6 @@
 #include <map>
 
 #include "core/error.h"
-#include "core/recipe.h"
 #include "io/checkpoint.h"
 #include "report/table.h"
 #include "text/tokenizer.h"
@@ -36,25 +35,6 @@ std::string range_text(std::vector<std::int64_t> numbers) {
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     if (i == 6) return out + ", …";
     out += (i == 0 ? "" : ", ") + std::to_string(numbers[i]);
-  }
-  return out;
-}
-
-std::string scalar_text(const Json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_null()) return {};
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  return text;
-}
-
-/// Lines of a text file, control characters escaped, indented.
-std::string shown_lines(const std::string& text) {
-  std::string out;
-  std::size_t begin = 0;
-  while (begin < text.size()) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    out += end == begin ? "\n" : "  " + printable(text.substr(begin, end - begin), 1000) + "\n";
-    begin = end + 1;
   }
   return out;
 }
@@ -131,6 +111,13 @@ std::string Facts::text() const {
     out += name + std::string(width + 2 - report::display_width(name), ' ') + printable(value, 400) + "\n";
   }
   return out;
+}
+
+std::string scalar_text(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_null()) return {};
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return text;
 }
 
 NamePattern pattern_of(const std::string& name) {
@@ -279,47 +266,6 @@ Description describe_expert(const fs::path& folder, bool each) {
   Description tensors_part = describe_tensors(tensors, each, std::move(facts));
   result.json.update(tensors_part.json);
   result.text = std::move(tensors_part.text);
-  return result;
-}
-
-Description describe_run(const fs::path& folder) {
-  Description result;
-  result.json = {{"kind", "run"}, {"path", folder.string()}};
-  Facts facts;
-  facts.add("run", folder.string());
-  std::error_code error;
-  if (fs::exists(folder / "run.json", error)) {
-    const Json record = read_json_file(folder / "run.json", std::size_t{16} << 20);
-    result.json["record"] = record;
-    if (record.is_object()) {
-      for (const auto& [key, value] : record.items()) {
-        if (!value.is_structured()) facts.add(key, scalar_text(value));
-      }
-    }
-  }
-  std::string recipe;
-  if (fs::exists(folder / "recipe.toml", error)) {
-    recipe = read_file(folder / "recipe.toml", std::size_t{1} << 20);
-    parse_toml(recipe, (folder / "recipe.toml").string());  // a damaged recipe is told here
-    result.json["recipe"] = recipe;
-  }
-  result.text = facts.text();
-  // One expert lies in expert/ itself; several in folders of their own below it.
-  std::vector<fs::path> experts;
-  if (fs::exists(folder / "expert" / "adapter_config.json", error)) experts.push_back(folder / "expert");
-  if (fs::is_directory(folder / "expert", error)) {
-    for (const auto& entry : fs::directory_iterator(folder / "expert", error)) {
-      if (fs::exists(entry.path() / "adapter_config.json", error)) experts.push_back(entry.path());
-    }
-  }
-  std::sort(experts.begin(), experts.end());
-  result.json["experts"] = Json::array();
-  for (const fs::path& expert : experts) {
-    Description description = describe_expert(expert, false);
-    result.text += "\n" + description.text;
-    result.json["experts"].push_back(std::move(description.json));
-  }
-  if (!recipe.empty()) result.text += "\nrecipe\n" + shown_lines(recipe);
   return result;
 }
 

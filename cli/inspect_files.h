@@ -29,6 +29,9 @@ class Facts {
   std::vector<std::pair<std::string, std::string>> facts_;
 };
 
+/// A string as it is, another value as JSON, nothing for null.
+std::string scalar_text(const Json& value);
+
 /// "embeddings.word_embeddings.weight" → itself; "encoder.layer.3.output" → "encoder.layer.{}.output" with 3 apart.
 struct NamePattern {
   std::string pattern;

@@ -162,11 +162,19 @@ def test_run_folder(mmtune, refused, tmp_path, tiny_bert):
     run = tmp_path / "run"
     peft.get_peft_model(BertModel.from_pretrained(tiny_bert), peft.LoraConfig(r=2, target_modules=["query"])).save_pretrained(run / "expert")
     (run / "recipe.toml").write_text('task = "classify"\n')
-    (run / "run.json").write_text('{"status": "finished", "steps": 7}')
+    record = {"state": "finished", "step": 7, "total_steps": 9, "best": {"metric": "accuracy", "value": 0.5, "step": 3}, "data": 5}
+    (run / "run.json").write_text(json.dumps(record))
     got = as_json(mmtune, run)
     assert got["kind"] == "run"
-    assert got["record"]["steps"] == 7
+    assert got["record"] == record
     assert len(got["experts"]) == 1
-    assert "finished" in mmtune("inspect", run).stdout
+    text = mmtune("inspect", run).stdout
+    for words in ("finished", "7 of 9", "accuracy 0.5000 at step 3", "LORA"):
+        assert words in text
     (run / "recipe.toml").write_text("task = \n")
     assert "recipe.toml:1:" in refused(2, "inspect", run)
+    (run / "recipe.toml").unlink()
+    (run / "run.json").write_text("[1]")
+    assert mmtune("inspect", run).returncode == 0
+    (run / "run.json").write_text("[1")
+    assert "run.json" in refused(1, "inspect", run)
