@@ -44,7 +44,8 @@ TEST(Exif, ReadsBothByteOrdersWithAndWithoutPrefix) {
   const std::string prefix("Exif\0\0", 6);
   for (const bool big_endian : {false, true}) {
     for (int value = 0; value <= 8; ++value) {
-      const std::string bytes = block({{.tag = 0x010f, .type = 2, .value = std::string("Me\0\0", 4)}, short_entry(value, big_endian)}, big_endian);
+      const std::string bytes =
+          block({{.tag = 0x010f, .type = 2, .value = std::string("Me\0\0", 4)}, short_entry(value, big_endian)}, big_endian);
       EXPECT_EQ(exif_orientation(bytes), value);
       EXPECT_EQ(exif_orientation(prefix + bytes), value);
       EXPECT_EQ(exif_orientation(prefix + prefix + bytes), value);
