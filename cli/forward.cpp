@@ -97,7 +97,6 @@ Command forward_command() {
   return {.name = "forward",
           .summary = "named tensors in, the model's named outputs out",
           .example =
-              "mmtune preprocess bert-base-uncased --text 'a red circle' --out x.safetensors\n"
               "mmtune forward bert-base-uncased --inputs x.safetensors --out y.safetensors\n"
               "mmtune forward bert-base-uncased --inputs x.safetensors --out y.safetensors --expert runs/first/expert",
           .declare = [](Arguments& arguments) -> Action {
