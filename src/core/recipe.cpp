@@ -1,5 +1,7 @@
 #include "core/recipe.h"
 
+#include <utf8proc.h>
+
 #include <charconv>
 #include <system_error>
 
@@ -9,6 +11,17 @@
 namespace mmtune {
 
 namespace {
+
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    utf8proc_int32_t code = 0;
+    const auto length =
+        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()), &code);
+    if (length <= 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(length));
+  }
+  return true;
+}
 
 constexpr std::size_t largest_recipe = std::size_t{1} << 20;
 
@@ -77,6 +90,7 @@ std::optional<std::size_t> as_index(const std::string& text) {
 }  // namespace
 
 void apply_assignment(TomlValue& root, const std::string& assignment) {
+  if (!is_utf8(assignment)) bad_assignment(assignment, "text in UTF-8");
   std::size_t end = 0;
   const std::vector<std::string> segments = split_key(assignment, end);
   const TomlPosition at{std::make_shared<const std::string>("argument '" + printable(assignment) + "'"), 0, 0};
