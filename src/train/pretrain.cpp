@@ -15,6 +15,7 @@
 #include "core/log.h"
 #include "core/option_writer.h"
 #include "data/prefetch.h"
+#include "io/checkpoint.h"
 #include "train/augment.h"
 #include "train/machine.h"
 #include "train/optimiser.h"
@@ -89,6 +90,7 @@ class Pretrainer {
   std::map<std::string, double> terms_;  ///< of the last step's loss
   double gradient_norm_ = 0;
   bool half_ = false;
+  std::string start_;  ///< fingerprint of the tower that is gone on from
 };
 
 std::string Pretrainer::identity() const {
@@ -98,6 +100,7 @@ std::string Pretrainer::identity() const {
       .add_field(texts_.encoder)
       .add_field(teacher_ ? teacher_->fingerprint() : "")
       .add_field(half_ ? "bfloat16" : "float32")
+      .add_field(start_)
       .hex();
 }
 
@@ -105,6 +108,7 @@ PretrainOutcome Pretrainer::run() {
   const StopSignals signals;
   const auto stop = [] { return StopSignals::received() != 0; };
   half_ = half();
+  if (!recipe_.model.start.empty()) start_ = io::backbone_fingerprint(io::Checkpoint::open(recipe_.model.start));
   list_ = read_pictures(recipe_.data.pictures);
   if (recipe_.teacher) teacher_ = std::make_unique<EfficientNetLite>(recipe_.teacher->weights, half_);
   if (recipe_.text) texts_ = embed_texts(recipe_.text->model, list_.pictures);
@@ -164,6 +168,7 @@ void Pretrainer::begin_or_resume() {
              {"pictures_fingerprint", list_.fingerprint},
              {"texts", texts_.texts.size()},
              {"text_encoder", texts_.encoder},
+             {"start", start_},
              {"teacher", teacher_ ? teacher_->fingerprint() : ""},
              {"trainable_parameters", parameters_.count()}};
   run_.write_record(record_);

@@ -24,6 +24,7 @@ struct PretrainModelSection {
   std::int64_t layers = 6;
   std::int64_t heads = 4;
   std::int64_t inner = 1024;
+  std::string start;
 };
 void declare(OptionVisitor& visitor, PretrainModelSection& section);
 

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "io/checkpoint.h"
 #include "nn/weights.h"
 
 namespace mmtune::train {
@@ -121,14 +122,34 @@ YoungVit::YoungVit(const PretrainModelSection& section, std::uint64_t seed)
     : section_(section), backbone_(backbones::fresh_backbone(vit_config(section), seed)) {
   for (const nn::TensorSlot& slot : backbone_->sites().tensors)
     if (!is_pooler(slot.name)) *slot.tensor = slot.tensor->detach().clone().requires_grad_(true);
+  if (section.start.empty()) {
+    begin_anew(seed);
+  } else {
+    go_on_from(section.start);
+  }
+}
+
+void YoungVit::begin_anew(std::uint64_t seed) {
   const Scope model(backbone_->sites(), "");
   const at::Tensor positions = (model / "embeddings")("position_embeddings").detach();
   positions.zero_();
-  positions.select(0, 0).slice(0, 1).copy_(wave_positions(section.image_size / section.patch_size, section.width));
+  positions.select(0, 0).slice(0, 1).copy_(wave_positions(section_.image_size / section_.patch_size, section_.width));
   // Drawn with deviation 1; the factors scale it.
   const nn::Weights fresh = nn::Weights::fresh(mix_seed(seed, 1), 1.0);
-  for (std::int64_t i = 0; i < section.layers; ++i)
-    begin_mimetic(model / "encoder" / "layer" / std::to_string(i) / "attention", section.width, section.heads, fresh);
+  for (std::int64_t i = 0; i < section_.layers; ++i)
+    begin_mimetic(model / "encoder" / "layer" / std::to_string(i) / "attention", section_.width, section_.heads, fresh);
+}
+
+void YoungVit::go_on_from(const std::string& folder) {
+  const io::Checkpoint checkpoint = io::Checkpoint::open(folder);
+  const nn::Weights weights = nn::Weights::of(checkpoint, {""}, "embeddings.cls_token");
+  std::vector<at::Tensor> read;
+  for (const nn::NamedTensor& item : tensors()) read.push_back(weights.tensor(item.name, item.tensor.sizes()));
+  const nn::LoadReport report = weights.finish();
+  if (!report.unused.empty())
+    throw Error({.what = "not a tower of the shape that the recipe says: it also holds " + report.unused.front(), .where = folder});
+  std::size_t next = 0;
+  for (const nn::NamedTensor& item : tensors()) item.tensor.detach().copy_(read[next++]);
 }
 
 std::vector<nn::NamedTensor> YoungVit::tensors() const {

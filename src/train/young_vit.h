@@ -20,7 +20,8 @@ Json vit_config(const PretrainModelSection& section);
 
 class YoungVit {
  public:
-  /// Freshly initialised, positions as waves and attention mimetically; every tensor but the pooler's is a trainable leaf.
+  /// Freshly initialised (positions as waves, attention mimetically), or with the tensors of section.start; every tensor but the pooler's
+  /// is a trainable leaf. Throws Error where section.start holds another tensor, lacks one, or one has another shape.
   YoungVit(const PretrainModelSection& section, std::uint64_t seed);
 
   /// The trainable leaves under the checkpoint's names.
@@ -34,6 +35,9 @@ class YoungVit {
   const PretrainModelSection& section() const { return section_; }
 
  private:
+  void begin_anew(std::uint64_t seed);
+  void go_on_from(const std::string& folder);
+
   PretrainModelSection section_;
   std::unique_ptr<backbones::Backbone> backbone_;
 };

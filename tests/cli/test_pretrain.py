@@ -181,6 +181,19 @@ def test_it_learns(mmtune, recipe, tmp_path):
         assert sum(row[term] for row in rows[-10:]) < 0.9 * sum(row[term] for row in rows[:10])
 
 
+def test_it_goes_on_from_a_tower(mmtune, recipe, tmp_path):
+    import torch
+
+    assert mmtune("pretrain", recipe, "--out", tmp_path / "first").returncode == 0
+    first = tmp_path / "first" / "model"
+    done = mmtune("pretrain", recipe, f"model.start={first}", "train.steps=1", "train.lr=1e-12", "train.seed=9", "--out", tmp_path / "second")
+    assert done.returncode == 0, done.stderr
+    before, after = tensors_of(first / "model.safetensors"), tensors_of(tmp_path / "second" / "model" / "model.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    done = mmtune("pretrain", recipe, f"model.start={first}", "model.width=48", "--out", tmp_path / "third")
+    assert done.returncode == 1 and "misshapen" in done.stderr
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_resumed_run_ends_with_the_same_bytes(program, mmtune, recipe, tmp_path, stop):
     # Every step is checkpointed, and there are enough of them to stop in the middle.
