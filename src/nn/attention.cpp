@@ -1,10 +1,15 @@
-// Attention over layouts. Equal lengths go through LibTorch's fused kernel in one call; packed sequences of different lengths go
-// through it one sequence at a time inside one autograd node, so that no padding is computed and the graph stays small.
+// Attention over layouts, packed or padded, as one autograd node: no padding is computed for packed sequences, and only queries, keys and
+// values are kept for the gradient. A piece of work is a few heads of one sequence, small enough that its scores stay in a core's
+// cache; the scores are computed again in the backward pass, which costs less than fetching them from memory.
 
 #include <ATen/ATen.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/_softmax.h>
+#include <ATen/ops/_softmax_backward_data.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "nn/layers.h"
@@ -16,52 +21,130 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Rows [begin, begin + length) of [N, H*d] as [1, H, T, d].
-at::Tensor sequence_view(const at::Tensor& rows, std::int64_t begin, std::int64_t length, std::int64_t heads) {
-  return rows.narrow(0, begin, length).view({1, length, heads, rows.size(1) / heads}).transpose(1, 2);
+/// Some heads of one sequence.
+struct Piece {
+  std::int64_t sequence, first_head, heads;
+};
+
+/// The scores of a piece take about this much, unless one head takes more.
+constexpr std::int64_t piece_bytes = 512 << 10;
+
+/// Where the sequences lie in the rows of queries and of keys, and the additive mask [B, Tk] of the keys (undefined: all visible).
+struct Plan {
+  std::int64_t heads;
+  std::vector<std::int64_t> query_offsets, key_offsets;
+  at::Tensor mask;
+
+  std::int64_t sequences() const { return static_cast<std::int64_t>(query_offsets.size()) - 1; }
+  std::int64_t queries(std::int64_t b) const { return length(query_offsets, b); }
+  std::int64_t keys(std::int64_t b) const { return length(key_offsets, b); }
+
+  std::vector<Piece> pieces() const {
+    std::vector<Piece> all;
+    for (std::int64_t b = 0; b < sequences(); ++b) {
+      const std::int64_t head_bytes = queries(b) * keys(b) * static_cast<std::int64_t>(sizeof(float));
+      const std::int64_t count = std::clamp(piece_bytes / std::max<std::int64_t>(head_bytes, 1), std::int64_t{1}, heads);
+      for (std::int64_t h = 0; h < heads; h += count) all.push_back({b, h, std::min(count, heads - h)});
+    }
+    return all;
+  }
+
+  /// [heads, T, d] of the piece, a view of rows [N, H*d].
+  at::Tensor query_view(const at::Tensor& rows, const Piece& piece) const { return view(rows, query_offsets, piece); }
+  at::Tensor key_view(const at::Tensor& rows, const Piece& piece) const { return view(rows, key_offsets, piece); }
+
+ private:
+  static std::int64_t length(const std::vector<std::int64_t>& offsets, std::int64_t b) {
+    return offsets[static_cast<std::size_t>(b) + 1] - offsets[static_cast<std::size_t>(b)];
+  }
+  at::Tensor view(const at::Tensor& rows, const std::vector<std::int64_t>& offsets, const Piece& piece) const {
+    const std::int64_t width = rows.size(1), head = width / heads, begin = offsets[static_cast<std::size_t>(piece.sequence)];
+    return rows.as_strided({piece.heads, length(offsets, piece.sequence), head}, {head, width, 1},
+                           rows.storage_offset() + begin * width + piece.first_head * head);
+  }
+};
+
+/// out = scale · left · right, for batches of matrices; `out` may be a view.
+void multiply(at::Tensor out, const at::Tensor& left, const at::Tensor& right, double scale = 1.0) {
+  at::baddbmm_out(out, out, left, right, 0.0, scale);
 }
 
-/// q [Nq, H*d], k, v [Nk, H*d] of packed sequences.
-class PackedAttention : public torch::autograd::Function<PackedAttention> {
+/// softmax(scale · q kᵀ + mask) of a piece, in `scores` [heads, Tq, Tk].
+void probabilities(const Plan& plan, const Piece& piece, const at::Tensor& q, const at::Tensor& k, double scale, at::Tensor scores) {
+  multiply(scores, q, k.transpose(1, 2), scale);
+  if (plan.mask.defined()) scores.add_(plan.mask[piece.sequence]);
+  at::_softmax_out(scores, scores, -1, false);
+}
+
+/// Calls work(piece) for all pieces from several threads. Threads other than the caller's record gradients by default: not here.
+template <class Work>
+void for_pieces(const Plan& plan, const Work& work) {
+  const std::vector<Piece> pieces = plan.pieces();
+  at::parallel_for(0, static_cast<std::int64_t>(pieces.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::NoGradGuard no_grad;
+    for (std::int64_t i = begin; i < end; ++i) work(pieces[static_cast<std::size_t>(i)]);
+  });
+}
+
+/// q [Nq, H*d], k, v [Nk, H*d] → [Nq, H*d].
+class Attention : public torch::autograd::Function<Attention> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t heads,
-                            const std::vector<std::int64_t>& query_offsets, const std::vector<std::int64_t>& key_offsets) {
-    at::Tensor out = at::empty_like(q);
-    variable_list saved{q, k, v, out};
-    for (std::size_t b = 0; b + 1 < query_offsets.size(); ++b) {
-      const std::int64_t q0 = query_offsets[b], qn = query_offsets[b + 1] - q0, k0 = key_offsets[b], kn = key_offsets[b + 1] - k0;
-      auto [o, lse] = at::_scaled_dot_product_flash_attention_for_cpu(sequence_view(q, q0, qn, heads), sequence_view(k, k0, kn, heads),
-                                                                      sequence_view(v, k0, kn, heads));
-      sequence_view(out, q0, qn, heads).copy_(o);
-      saved.push_back(lse);
-    }
-    context->save_for_backward(saved);
-    context->saved_data["heads"] = heads;
-    context->saved_data["query_offsets"] = query_offsets;
-    context->saved_data["key_offsets"] = key_offsets;
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            const Plan& plan) {
+    const at::Tensor q = query.detach().contiguous(), k = key.detach().contiguous(), v = value.detach().contiguous();
+    const double scale = scale_of(plan, q);
+    const at::Tensor out = at::empty_like(q);
+    for_pieces(plan, [&](const Piece& piece) {
+      const at::Tensor scores = at::empty({piece.heads, plan.queries(piece.sequence), plan.keys(piece.sequence)}, q.options());
+      probabilities(plan, piece, plan.query_view(q, piece), plan.key_view(k, piece), scale, scores);
+      multiply(plan.query_view(out, piece), scores, plan.key_view(v, piece));
+    });
+    context->save_for_backward({q, k, v, plan.mask});
+    context->saved_data["heads"] = plan.heads;
+    context->saved_data["query_offsets"] = plan.query_offsets;
+    context->saved_data["key_offsets"] = plan.key_offsets;
     return out;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const std::int64_t heads = context->saved_data["heads"].toInt();
-    const auto query_offsets = context->saved_data["query_offsets"].toIntVector();
-    const auto key_offsets = context->saved_data["key_offsets"].toIntVector();
-    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[3];
+    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
+    const Plan plan{context->saved_data["heads"].toInt(), context->saved_data["query_offsets"].toIntVector(),
+                    context->saved_data["key_offsets"].toIntVector(), saved[3]};
+    const double scale = scale_of(plan, q);
     const at::Tensor dout = gradients[0].contiguous();
-    at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
-    for (std::size_t b = 0; b + 1 < query_offsets.size(); ++b) {
-      const std::int64_t q0 = query_offsets[b], qn = query_offsets[b + 1] - q0, k0 = key_offsets[b], kn = key_offsets[b + 1] - k0;
-      auto [gq, gk, gv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-          sequence_view(dout, q0, qn, heads), sequence_view(q, q0, qn, heads), sequence_view(k, k0, kn, heads),
-          sequence_view(v, k0, kn, heads), sequence_view(out, q0, qn, heads), saved[4 + b], 0.0, false);
-      sequence_view(dq, q0, qn, heads).copy_(gq);
-      sequence_view(dk, k0, kn, heads).copy_(gk);
-      sequence_view(dv, k0, kn, heads).copy_(gv);
-    }
-    return {dq, dk, dv, {}, {}, {}};
+    const auto empty_if = [&](std::size_t input, const at::Tensor& like) {
+      return context->needs_input_grad(input) ? at::empty_like(like) : at::Tensor();
+    };
+    const at::Tensor dq = empty_if(0, q), dk = empty_if(1, k), dv = empty_if(2, v);
+    for_pieces(plan, [&](const Piece& piece) {
+      const at::Tensor qs = plan.query_view(q, piece), ks = plan.key_view(k, piece), d = plan.query_view(dout, piece);
+      const at::Tensor p = at::empty({piece.heads, qs.size(1), ks.size(1)}, q.options());
+      probabilities(plan, piece, qs, ks, scale, p);
+      if (dv.defined()) multiply(plan.key_view(dv, piece), p.transpose(1, 2), d);
+      if (!dq.defined() && !dk.defined()) return;
+      at::Tensor ds = at::empty_like(p);
+      multiply(ds, d, plan.key_view(v, piece).transpose(1, 2));
+      at::_softmax_backward_data_out(ds, ds, p, -1, p.scalar_type());
+      if (dq.defined()) multiply(plan.query_view(dq, piece), ds, ks, scale);
+      if (dk.defined()) multiply(plan.key_view(dk, piece), ds.transpose(1, 2), qs, scale);
+    });
+    return {dq, dk, dv, {}};
+  }
+
+ private:
+  static double scale_of(const Plan& plan, const at::Tensor& q) {
+    return 1.0 / std::sqrt(static_cast<double>(q.size(1)) / static_cast<double>(plan.heads));
   }
 };
+
+/// 0 for visible keys and -inf for the others, [B, Tk]. A sequence without any visible key attends evenly, as transformers' additive mask
+/// makes it do, instead of giving NaN.
+at::Tensor additive_mask(const at::Tensor& key_mask, const at::TensorOptions& options) {
+  if (!key_mask.defined()) return {};
+  const at::Tensor visible = key_mask.logical_or(key_mask.any(1, true).logical_not());
+  return at::zeros(visible.sizes(), options).masked_fill_(visible.logical_not(), -INFINITY);
+}
 
 /// Puts the prefix rows [P, H, d] or [B, P, H, d] in front of every sequence of `rows` [N, H*d].
 at::Tensor with_prefix(const at::Tensor& rows, const at::Tensor& prefix, const Layout& layout, std::int64_t heads) {
@@ -81,21 +164,9 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const at::Tensor values = with_prefix(v, prefix->values, key_layout, heads);
     return attention(q, keys, values, heads, query_layout, key_layout.with_inserted(0, prefix->keys.size(-3)));
   }
-  if (!query_layout.is_uniform() || !key_layout.is_uniform())
-    return PackedAttention::apply(q, k, v, heads, query_layout.offsets(), key_layout.offsets());
-  const std::int64_t batch = query_layout.batch();
-  const auto split = [&](const at::Tensor& rows) { return rows.view({batch, -1, heads, rows.size(1) / heads}).transpose(1, 2); };
-  std::optional<at::Tensor> mask;
-  if (key_layout.key_mask().defined()) {
-    // A sequence without any visible key attends evenly, as transformers' additive mask makes it do, instead of giving NaN.
-    const at::Tensor visible = key_layout.key_mask().logical_or(key_layout.key_mask().any(1, true).logical_not());
-    mask = at::zeros(visible.sizes(), q.options().requires_grad(false))
-               .masked_fill_(visible.logical_not(), -INFINITY)
-               .unsqueeze(1)
-               .unsqueeze(1);
-  }
-  const at::Tensor out = at::scaled_dot_product_attention(split(q), split(k), split(v), mask);
-  return out.transpose(1, 2).reshape({q.size(0), q.size(1)});
+  const at::TensorOptions options = q.options().requires_grad(false);
+  return Attention::apply(q, k, v,
+                          Plan{heads, query_layout.offsets(), key_layout.offsets(), additive_mask(key_layout.key_mask(), options)});
 }
 
 }  // namespace mmtune::nn
