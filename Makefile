@@ -49,7 +49,7 @@ sanitize: ## the readers and their tests under AddressSanitizer and UndefinedBeh
 
 fuzz: ## long fuzzing: FUZZ_SECONDS (3600) for each target
 	tools/setup.sh test
-	FUZZ_SECONDS=$(FUZZ_SECONDS) tools/test.sh fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=0 tools/test.sh fuzz
 
 lint: ## clang-tidy over our own code
 	tools/setup.sh lint

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the named parts of the tests in order and stops at the first that fails.
 # usage: tools/test.sh [format] [unit] [python] [sanitize] [fuzz]
-# Environment: BUILD, VENV, JOBS, TORCH_DIR, PYTEST_ARGS, FUZZ_SECONDS (10).
+# Environment: BUILD, VENV, JOBS, TORCH_DIR, PYTEST_ARGS, FUZZ_SECONDS (10), FUZZ_SEED (1: the same inputs every time; 0: new ones).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BUILD=${BUILD:-build}
 VENV=${VENV:-.venv}
 FUZZ_SECONDS=${FUZZ_SECONDS:-10}
+FUZZ_SEED=${FUZZ_SEED:-1}
 
 heading() { printf '\n=== %s ===\n' "$*"; }
 
@@ -54,7 +55,7 @@ fuzz() {
     name=$(basename "$target" _fuzz)
     heading "fuzzing $name for $FUZZ_SECONDS s"
     mkdir -p "build-fuzz/corpus/$name" "build-fuzz/crashes"
-    local options=(-max_total_time="$FUZZ_SECONDS" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
+    local options=(-max_total_time="$FUZZ_SECONDS" -seed="$FUZZ_SEED" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1
       -artifact_prefix="build-fuzz/crashes/$name-")
     [ -e "tests/fuzz/$name.dict" ] && options+=(-dict="tests/fuzz/$name.dict")
     # New inputs go to the first folder; the seeds in tests/ are only read.
