@@ -96,7 +96,7 @@ void add(Arguments::Parser& parser, const std::string& names, bool by_place, con
     option->expected(1);
   }
   option->type_name(spec.value.empty() ? (by_place ? "" : "VALUE") : spec.value);
-  parser.readers.push_back([option, target, spec, by_place, names] {
+  parser.readers.emplace_back([option, target, spec, by_place, names] {
     if (option->count() == 0) return;
     store(by_place ? names : option->get_name(false, false), option->results(), target, spec);
   });
@@ -104,7 +104,7 @@ void add(Arguments::Parser& parser, const std::string& names, bool by_place, con
 
 void add_flag(Arguments::Parser& parser, const std::string& names, bool& target, const std::string& help) {
   CLI::Option* option = parser.app->add_flag(names, help)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  parser.readers.push_back([option, &target] { target = option->count() > 0; });
+  parser.readers.emplace_back([option, &target] { target = option->count() > 0; });
 }
 
 /// The first word that is no option: the command. Only --threads takes a value before it.
@@ -134,10 +134,10 @@ std::optional<std::string> command_word(const std::vector<std::string>& argument
 Arguments::Arguments(std::unique_ptr<Parser> parser) : parser_(std::move(parser)) {}
 Arguments::~Arguments() = default;
 
-void Arguments::positional(const std::string& name, Target target, ArgumentSpec spec) {
+void Arguments::positional(const std::string& name, Target target, const ArgumentSpec& spec) {
   add(*parser_, name, true, target, spec);
 }
-void Arguments::option(const std::string& names, Target target, ArgumentSpec spec) {
+void Arguments::option(const std::string& names, Target target, const ArgumentSpec& spec) {
   add(*parser_, names, false, target, spec);
 }
 void Arguments::flag(const std::string& names, bool& target, const std::string& help) {
@@ -146,6 +146,7 @@ void Arguments::flag(const std::string& names, bool& target, const std::string& 
 
 int dispatch(const std::vector<std::string>& arguments, const std::vector<Command>& commands) {
   std::vector<std::string> names;
+  names.reserve(commands.size());
   for (const Command& command : commands) names.push_back(command.name);
   if (const auto word = command_word(arguments); word && std::find(names.begin(), names.end(), *word) == names.end()) {
     const auto near = nearest(*word, names);

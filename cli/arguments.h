@@ -33,9 +33,9 @@ class Arguments {
   Arguments& operator=(const Arguments&) = delete;
 
   /// By place; `name` in capitals, as it stands in the help. A list takes all that remains, so it comes last.
-  void positional(const std::string& name, Target target, ArgumentSpec spec = {.help = {}, .required = true});
+  void positional(const std::string& name, Target target, const ArgumentSpec& spec = {.help = {}, .required = true});
   /// By name: "--out", or "-o,--out".
-  void option(const std::string& names, Target target, ArgumentSpec spec);
+  void option(const std::string& names, Target target, const ArgumentSpec& spec);
   void flag(const std::string& names, bool& target, const std::string& help);
 
  private:

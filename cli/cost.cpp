@@ -69,9 +69,9 @@ report::Table to_table(const std::vector<train::Cost>& costs) {
                                        report::human_macs(cost.training_macs),
                                        report::human_bytes(static_cast<double>(cost.state_bytes))};
     if (measured) {
-      cells.push_back(report::human_duration(cost.step->seconds));
-      cells.push_back(report::fixed(cost.step->seconds / cost.step->bound_seconds, 2));
-      cells.push_back(report::human_bytes(static_cast<double>(cost.step->peak_bytes)));
+      cells.emplace_back(report::human_duration(cost.step->seconds));
+      cells.emplace_back(report::fixed(cost.step->seconds / cost.step->bound_seconds, 2));
+      cells.emplace_back(report::human_bytes(static_cast<double>(cost.step->peak_bytes)));
     }
     table.add(std::move(cells));
   }

@@ -17,7 +17,8 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe, linear_recipe, bitfit_recipe, lora_recipe, adapter_recipe, prefix_recipe, prompt_recipe};
+constexpr Maker makers[] = {full_recipe, linear_recipe,  bitfit_recipe, lora_recipe,
+                            ia3_recipe,  adapter_recipe, prefix_recipe, prompt_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 constexpr std::string_view peft_prefix = "base_model.model.";
@@ -32,6 +33,7 @@ struct PeftType {
 };
 
 constexpr PeftType peft_types[] = {{"LORA", "lora"},
+                                   {"IA3", "ia3"},
                                    {"PREFIX_TUNING", "prefix"},
                                    {"MMTUNE_PROMPT", "prompt"},
                                    {"MMTUNE_DEEP_PROMPT", "prompt"},

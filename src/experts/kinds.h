@@ -14,6 +14,7 @@ std::unique_ptr<ExpertRecipe> full_recipe();
 std::unique_ptr<ExpertRecipe> linear_recipe();
 std::unique_ptr<ExpertRecipe> bitfit_recipe();
 std::unique_ptr<ExpertRecipe> lora_recipe();
+std::unique_ptr<ExpertRecipe> ia3_recipe();
 std::unique_ptr<ExpertRecipe> adapter_recipe();
 std::unique_ptr<ExpertRecipe> prefix_recipe();
 std::unique_ptr<ExpertRecipe> prompt_recipe();

@@ -1,5 +1,6 @@
 // LoRA (Hu et al. 2021, arXiv 2106.09685): y += (alpha / r) · dropout(x) Aᵀ Bᵀ beside a frozen linear map; rsLoRA scales by alpha / √r
-// (Kalajdzievski 2023, arXiv 2312.03732). Tensor names and configuration keys are PEFT's.
+// (Kalajdzievski 2023, arXiv 2312.03732); DoRA learns the lengths of the sum's rows apart (Liu et al. 2024, arXiv 2402.09353). Tensor names
+// and configuration keys are PEFT's.
 
 #include <ATen/ATen.h>
 
@@ -15,11 +16,19 @@ struct Options {
   std::int64_t rank = 8;
   double alpha = 16;
   bool rslora = false;
+  bool dora = false;
   double dropout = 0.0;
   std::vector<std::string> targets = {"query", "value"};
 
   double scale() const { return alpha / (rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank)); }
 };
+
+void refuse_company(const nn::WeightSite& site) {
+  if (site.low_rank.empty()) return;
+  throw Error({.what = "a DoRA expert and another low-rank expert meet at one linear map",
+               .where = site.name,
+               .hint = "give them different targets, or switch dora off"});
+}
 
 class Lora final : public Expert {
  public:
@@ -29,7 +38,9 @@ class Lora final : public Expert {
       const double bound = 1.0 / std::sqrt(static_cast<double>(site->in));
       const at::Tensor a = leaf(at::empty({options_.rank, site->in}).uniform_(-bound, bound, generator));
       const at::Tensor b = leaf(at::zeros({site->out, options_.rank}));
-      terms_.push_back(std::make_unique<nn::LowRank>(nn::LowRank{a, b, options_.scale(), options_.dropout}));
+      // B is zero, so that the rows' lengths are the frozen weight's.
+      const at::Tensor magnitude = options_.dora ? leaf(site->weight.detach().norm(2, {1})) : at::Tensor();
+      terms_.push_back(std::make_unique<nn::LowRank>(nn::LowRank{a, b, options_.scale(), options_.dropout, magnitude}));
     }
     set_enabled(true);
   }
@@ -42,6 +53,7 @@ class Lora final : public Expert {
     for (std::size_t i = 0; i < sites_.size(); ++i) {
       named.push_back({sites_[i]->name + ".lora_A.weight", terms_[i]->a});
       named.push_back({sites_[i]->name + ".lora_B.weight", terms_[i]->b});
+      if (options_.dora) named.push_back({sites_[i]->name + ".lora_magnitude_vector", terms_[i]->magnitude});
     }
     return named;
   }
@@ -51,6 +63,7 @@ class Lora final : public Expert {
             {"r", options_.rank},
             {"lora_alpha", options_.alpha},
             {"use_rslora", options_.rslora},
+            {"use_dora", options_.dora},
             {"lora_dropout", options_.dropout},
             {"target_modules", options_.targets},
             {"bias", "none"},
@@ -62,6 +75,7 @@ class Lora final : public Expert {
     if (enabled == enabled_) return;
     for (std::size_t i = 0; i < sites_.size(); ++i) {
       if (enabled) {
+        if (options_.dora || (!sites_[i]->low_rank.empty() && sites_[i]->low_rank.front()->magnitude.defined())) refuse_company(*sites_[i]);
         sites_[i]->low_rank.push_back(terms_[i].get());
       } else {
         std::erase(sites_[i]->low_rank, terms_[i].get());
@@ -92,6 +106,7 @@ class Recipe final : public ExpertRecipe {
     v.field("rank", options_.rank, {.help = "rank r of the update", .min = 1, .max = 4096});
     v.field("alpha", options_.alpha, {.help = "the update is multiplied by alpha / rank", .above = 0});
     v.field("rslora", options_.rslora, {.help = "multiply by alpha / sqrt(rank) instead (rank-stabilised LoRA)"});
+    v.field("dora", options_.dora, {.help = "learn the lengths of the weight's rows apart from their directions (DoRA)"});
     v.field("dropout", options_.dropout, {.help = "dropout on the update's input while training", .min = 0, .below = 1});
     v.field("targets", options_.targets,
             {.help = "linear maps that get an update: names, endings of names, or patterns with *", .min_items = 1});
@@ -101,11 +116,12 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "r", options_.rank);
     read(config, where, "lora_alpha", options_.alpha);
     read(config, where, "use_rslora", options_.rslora);
+    read(config, where, "use_dora", options_.dora);
     read(config, where, "lora_dropout", options_.dropout);
     read(config, where, "target_modules", options_.targets);
     refuse_unless_plain(config, where, "bias", "none");
     for (const char* key :
-         {"use_dora", "fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "rank_pattern", "alpha_pattern", "modules_to_save",
+         {"fan_in_fan_out", "lora_bias", "alora_invocation_tokens", "rank_pattern", "alpha_pattern", "modules_to_save",
           "layers_to_transform", "layer_replication", "exclude_modules", "target_parameters", "trainable_token_indices", "megatron_config"})
       refuse_unless_plain(config, where, key, false);
     if (options_.rank < 1 || options_.alpha <= 0) throw Error({.what = "r and lora_alpha must be positive", .where = where});

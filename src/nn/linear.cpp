@@ -77,18 +77,46 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
 };
 
 bool plain_path(const WeightSite& site, const Context& context) {
-  if (site.weight.requires_grad() || (site.bias.defined() && site.bias.requires_grad())) return true;
+  if (!site.scalings.empty() || site.weight.requires_grad() || (site.bias.defined() && site.bias.requires_grad())) return true;
   for (const LowRank* term : site.low_rank)
-    if (context.training && term->dropout > 0.0) return true;
+    if (term->magnitude.defined() || (context.training && term->dropout > 0.0)) return true;
   return false;
 }
 
-at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& context) {
-  at::Tensor y = at::linear(x, site.weight, site.bias);
-  for (const LowRank* term : site.low_rank) {
-    const at::Tensor h = at::linear(dropout(x, term->dropout, context), term->a);
-    y = y + at::linear(h, term->b) * term->scale;
+/// DoRA: m / ‖W + s B A‖ · (W x + s B A x) + bias. With dropout, x stands behind it in all but the frozen map itself, as in PEFT.
+at::Tensor decomposed(const at::Tensor& x, const WeightSite& site, const LowRank& term, const Context& context) {
+  at::Tensor length;
+  {
+    const at::NoGradGuard no_grad;
+    length = at::addmm(site.weight, term.b, term.a, 1.0, term.scale).norm(2, {1});
   }
+  const at::Tensor share = term.magnitude / length;
+  const at::Tensor dropped = dropout(x, term.dropout, context);
+  const at::Tensor update = at::linear(at::linear(dropped, term.a), term.b) * term.scale;
+  if (dropped.is_same(x)) {
+    const at::Tensor y = (at::linear(x, site.weight) + update) * share;
+    return site.bias.defined() ? y + site.bias : y;
+  }
+  return at::linear(x, site.weight, site.bias) + at::linear(dropped, site.weight) * (share - 1.0) + update * share;
+}
+
+at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& context) {
+  at::Tensor in = x;
+  for (const Scaling* scaling : site.scalings)
+    if (scaling->input) in = in * scaling->factors;
+  at::Tensor y;
+  if (!site.low_rank.empty() && site.low_rank.front()->magnitude.defined()) {
+    MMTUNE_ASSERT(site.low_rank.size() == 1);
+    y = decomposed(in, site, *site.low_rank.front(), context);
+  } else {
+    y = at::linear(in, site.weight, site.bias);
+    for (const LowRank* term : site.low_rank) {
+      const at::Tensor h = at::linear(dropout(in, term->dropout, context), term->a);
+      y = y + at::linear(h, term->b) * term->scale;
+    }
+  }
+  for (const Scaling* scaling : site.scalings)
+    if (!scaling->input) y = y * scaling->factors.t();
   return y;
 }
 

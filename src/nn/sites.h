@@ -21,17 +21,27 @@ struct LowRank {
   at::Tensor b;  ///< [out, r]
   double scale = 1.0;
   double dropout = 0.0;
+  /// [out]; where it is defined, each row of W + scale B A is brought to this length (DoRA, arXiv 2402.09353). As in PEFT, no gradient
+  /// flows through the length that the row has.
+  at::Tensor magnitude;
 };
 
-/// A linear map y = x Wᵀ + b, [N, in] → [N, out]. Experts add low-rank terms or swap the tensors for trainable ones.
+/// Factors on the input of a linear map, [1, in], or on its output, [out, 1] (IA³).
+struct Scaling {
+  at::Tensor factors;
+  bool input = false;
+};
+
+/// A linear map y = x Wᵀ + b, [N, in] → [N, out]. Experts add low-rank terms, scale, or swap the tensors for trainable ones.
 struct WeightSite {
   std::string name;  ///< the checkpoint's name without ".weight": "encoder.layer.0.attention.self.query"
   std::int64_t in = 0;
   std::int64_t out = 0;
   std::int64_t layer = 0;
-  at::Tensor weight;  ///< [out, in]
-  at::Tensor bias;    ///< [out], undefined where the map has none
-  std::vector<const LowRank*> low_rank;
+  at::Tensor weight;                     ///< [out, in]
+  at::Tensor bias;                       ///< [out], undefined where the map has none
+  std::vector<const LowRank*> low_rank;  ///< terms with a magnitude stand alone
+  std::vector<const Scaling*> scalings;
 };
 
 /// Changes a sublayer's output, seeing its input too (adapters; APT, whose input is what the q/k/v projections read).

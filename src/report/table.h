@@ -26,9 +26,11 @@ std::size_t display_width(std::string_view text);
 
 /// What is shown, and what the JSON twin has in its place.
 struct Cell {
+  // NOLINTBEGIN(google-explicit-constructor): rows are written as lists of plain texts and numbers
   Cell(std::string shown) : text(std::move(shown)), value(text) {}
   Cell(const char* shown) : Cell(std::string(shown)) {}
   Cell(std::int64_t number) : text(std::to_string(number)), value(number) {}
+  // NOLINTEND(google-explicit-constructor)
   Cell(std::string shown, Json twin) : text(std::move(shown)), value(std::move(twin)) {}
   std::string text;
   Json value;

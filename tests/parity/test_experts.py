@@ -132,6 +132,35 @@ def test_lora_files_of_peft(succeeds, tmp_path, rslora):
     same(run(succeeds, tmp_path, inputs), expected, mask)
 
 
+def randomise(adapted, mark):
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if mark in name:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+
+
+def test_dora_files_of_peft(succeeds, tmp_path):
+    peft = pytest.importorskip("peft")
+    model, _, inputs, _, mask = make("bert", tmp_path / "model")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=5, lora_alpha=7, use_dora=True, target_modules=["query", "output.dense"]))
+    randomise(adapted, "lora_")
+    with torch.no_grad():
+        expected = adapted.eval()(**inputs).last_hidden_state
+    adapted.save_pretrained(tmp_path / "expert")
+    same(run(succeeds, tmp_path, inputs), expected, mask)
+
+
+def test_ia3_files_of_peft(succeeds, tmp_path):
+    peft = pytest.importorskip("peft")
+    model, _, inputs, _, mask = make("bert", tmp_path / "model")
+    adapted = peft.get_peft_model(model, peft.IA3Config(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"]))
+    randomise(adapted, "ia3_l")
+    with torch.no_grad():
+        expected = adapted.eval()(**inputs).last_hidden_state
+    adapted.save_pretrained(tmp_path / "expert")
+    same(run(succeeds, tmp_path, inputs), expected, mask)
+
+
 def broken(tensors):
     yield "missing", {name: tensor for name, tensor in list(tensors.items())[1:]}
     name = next(iter(tensors))
@@ -154,7 +183,7 @@ def test_files_that_do_not_fit_are_refused(fails, tmp_path, case):
     assert word in message and "adapter_model.safetensors" in message
 
 
-@pytest.mark.parametrize("change", [{"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"query": 3}}, {"r": "two"}, {"target_modules": "all-linear"}])
+@pytest.mark.parametrize("change", [{"bias": "all"}, {"rank_pattern": {"query": 3}}, {"r": "two"}, {"target_modules": "all-linear"}])
 def test_configurations_that_we_would_misread_are_refused(fails, tmp_path, change):
     _, _, inputs, _, _ = make("bert", tmp_path / "model")
     write_expert(tmp_path / "expert", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"], **change}, {"x": torch.zeros(1)})
