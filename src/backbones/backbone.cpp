@@ -36,6 +36,9 @@ at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality)
       if (!outputs.pooler_output.defined())
         throw Error({.what = "the checkpoint has no pooler", .where = "pooling", .hint = "use pooling = \"first\" or \"mean\""});
       return outputs.pooler_output;
+    case Pooling::all:
+      MMTUNE_ASSERT(outputs.layout.is_uniform());
+      return outputs.last_hidden_state.reshape({outputs.layout.batch(), -1});
     case Pooling::automatic:
       break;
   }

@@ -80,8 +80,9 @@ std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint);
 std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed);
 std::vector<std::string> known_architectures();
 
-enum class Pooling { automatic, first, mean, pooler };
-/// One row a sequence: [B, D]. `automatic`: `first` for pictures, `mean` for text.
+enum class Pooling { automatic, first, mean, pooler, all };
+/// One row a sequence: [B, D], or [B, T*D] for `all`, which puts the rows of sequences of one length behind each other. `automatic`:
+/// `first` for pictures, `mean` for text.
 at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality);
 
 }  // namespace mmtune::backbones

@@ -73,15 +73,6 @@ at::Tensor draw_views(const at::Tensor& pictures, const at::Tensor& mirror, cons
   return x.sub_(middle).mul_(per_picture(factor())).add_(middle).clamp_(0.0, 1.0);
 }
 
-void mix_views(at::Tensor& views, const at::Tensor& may_mix, double share, at::Generator generator) {
-  if (share == 0.0 || views.size(0) < 2) return;
-  Draws draw(views.size(0), std::move(generator));
-  const at::Tensor mixed = draw.chance(share).logical_and(may_mix);
-  const at::Tensor kept = at::where(mixed, draw(0.3, 0.7), at::ones({}, at::kFloat));
-  const at::Tensor others = views.roll(draw.whole(1, views.size(0) - 1), 0);
-  views = at::lerp(others, views, per_picture(kept));
-}
-
 at::Tensor shrink(const at::Tensor& views, std::int64_t size) {
   MMTUNE_ASSERT(views.size(2) % size == 0 && views.size(3) % size == 0);
   return at::avg_pool2d(views, {views.size(2) / size, views.size(3) / size});

@@ -18,10 +18,6 @@ at::Generator seeded_generator(std::uint64_t seed, std::uint64_t counter);
 /// 0 … 1.
 at::Tensor draw_views(const at::Tensor& pictures, const at::Tensor& mirror, const PretrainViewsSection& section, at::Generator generator);
 
-/// Blends some views with another one of the batch (mixup, Zhang et al. 2018, arXiv 1710.09412, for a teacher that looks at the blend
-/// itself): where `may_mix` [B] bool allows it, a share `share` of them, each keeping 0.3 to 0.7 of itself. Changes `views` [B, 3, S, S].
-void mix_views(at::Tensor& views, const at::Tensor& may_mix, double share, at::Generator generator);
-
 /// Mean over squares of pixels: [B, 3, S, S] float32 → [B, 3, size, size]; S is a multiple of `size`.
 at::Tensor shrink(const at::Tensor& views, std::int64_t size);
 

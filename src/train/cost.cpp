@@ -70,7 +70,7 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
     const std::int64_t here = part.batch * batch.towers[t].tokens.front();
     if (here < rows) continue;
     rows = here;
-    width = model.towers()[t]->width();
+    width = model.towers()[t]->backbone().info().width;
   }
   const PassMacs macs = model.macs(batch);
   StepCost cost;

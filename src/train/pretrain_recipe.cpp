@@ -44,8 +44,6 @@ void declare(OptionVisitor& v, PretrainViewsSection& s) {
   v.field("whole", s.whole, {.help = "share of the views that show the whole picture", .min = 0, .max = 1});
   v.field("colour", s.colour, {.help = "brightness, contrast and saturation change by up to this share", .min = 0, .below = 1});
   v.field("grey", s.grey, {.help = "share of the views without colour", .min = 0, .max = 1});
-  v.field("mix", s.mix,
-          {.help = "share of the views of pictures without texts that are blended with another picture's", .min = 0, .max = 1});
 }
 
 void declare(OptionVisitor& v, PretrainNoiseSection& s) {

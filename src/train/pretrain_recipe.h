@@ -54,7 +54,6 @@ struct PretrainViewsSection {
   double whole = 0.15;
   double colour = 0.4;
   double grey = 0.1;
-  double mix = 0.0;
 };
 void declare(OptionVisitor& visitor, PretrainViewsSection& section);
 

@@ -11,10 +11,12 @@ namespace {
 using backbones::Pooling;
 
 const std::vector<Choice<Pooling>>& poolings() {
-  static const std::vector<Choice<Pooling>> choices = {{"automatic", Pooling::automatic, "first for pictures, mean for text"},
-                                                       {"first", Pooling::first, "the class token"},
-                                                       {"mean", Pooling::mean, "the mean over the real tokens"},
-                                                       {"pooler", Pooling::pooler, "the checkpoint's own pooler"}};
+  static const std::vector<Choice<Pooling>> choices = {
+      {"automatic", Pooling::automatic, "first for pictures, mean for text"},
+      {"first", Pooling::first, "the class token"},
+      {"mean", Pooling::mean, "the mean over the real tokens"},
+      {"pooler", Pooling::pooler, "the checkpoint's own pooler"},
+      {"all", Pooling::all, "every token, one behind the other: keeps where things are (pictures only)"}};
   return choices;
 }
 

@@ -81,7 +81,7 @@ void add_progress(Json& record, const TrainState& state, const Training& trainin
                       {"value", std::isfinite(state.best_metric) ? Json(state.best_metric) : Json()},
                       {"step", state.best_step}};
   std::int64_t width = 1;
-  for (const auto& tower : training.model->towers()) width = std::max(width, tower->width());
+  for (const auto& tower : training.model->towers()) width = std::max(width, tower->backbone().info().width);
   record["performance"] = times.summary(1024, width);
   record["performance"]["peak_memory_bytes"] = peak_memory();
 }

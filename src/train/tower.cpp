@@ -26,6 +26,11 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling)
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"first\" or \"mean\"",
                       .got = "\"pooler\" (" + checkpoint_.folder().string() + ")"});
+  if (pooling_ == Pooling::all && info.modality != Modality::image)
+    throw UsageError({.what = "only pictures have the same number of tokens each",
+                      .where = "backbone." + name_ + "_pooling",
+                      .expected = "\"first\", \"mean\" or \"pooler\"",
+                      .got = "\"all\" (" + checkpoint_.folder().string() + ")"});
 }
 
 void Tower::open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing) {
@@ -50,6 +55,11 @@ std::vector<nn::NamedTensor> Tower::tensors() const {
     for (const nn::NamedTensor& item : expert->tensors()) all.push_back({prefix + item.name, item.tensor});
   }
   return all;
+}
+
+std::int64_t Tower::width() const {
+  const backbones::BackboneInfo& info = backbone_->info();
+  return pooling_ == Pooling::all ? info.max_length * info.width : info.width;
 }
 
 bool Tower::reads_first() const {

@@ -36,7 +36,7 @@ class Tower {
   backbones::Backbone& backbone() const { return *backbone_; }
   const InputReader& reader() const { return *reader_; }
   backbones::Modality modality() const { return backbone_->info().modality; }
-  std::int64_t width() const { return backbone_->info().width; }
+  std::int64_t width() const;  ///< D of its features
 
   void add_expert(std::unique_ptr<experts::Expert> expert);
   const std::vector<std::unique_ptr<experts::Expert>>& experts() const { return experts_; }

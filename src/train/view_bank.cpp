@@ -44,10 +44,9 @@ at::Tensor decode(const std::vector<Picture>& pictures, std::int64_t begin, std:
   return out.permute({0, 3, 1, 2});
 }
 
-template <class Holds>
-at::Tensor flags(const std::vector<Picture>& pictures, std::int64_t begin, std::int64_t end, const Holds& holds) {
+at::Tensor mirror_flags(const std::vector<Picture>& pictures, std::int64_t begin, std::int64_t end) {
   at::Tensor flags = at::empty({end - begin}, at::kBool);
-  for (std::int64_t i = begin; i < end; ++i) flags.data_ptr<bool>()[i - begin] = holds(pictures[static_cast<std::size_t>(i)]);
+  for (std::int64_t i = begin; i < end; ++i) flags.data_ptr<bool>()[i - begin] = pictures[static_cast<std::size_t>(i)].mirror;
   return flags;
 }
 
@@ -138,13 +137,10 @@ std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& 
           static_cast<int>(sources.recipe->data.workers), 4);
       for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
         const auto [first, last] = bounds(chunk);
-        const at::Tensor squares = *decoded.next();
-        const at::Tensor mirror = flags(pictures, first, last, [](const Picture& picture) { return picture.mirror; });
-        const at::Tensor nameless = flags(pictures, first, last, [](const Picture& picture) { return picture.texts.empty(); });
+        const at::Tensor squares = *decoded.next(), mirror = mirror_flags(pictures, first, last);
         for (std::int64_t k = 0; k < section.count; ++k) {
           const auto draw = static_cast<std::uint64_t>(first / chunk_pictures * section.count + k);
-          at::Tensor drawn = draw_views(squares, mirror, section, seeded_generator(mix_seed(seed, 1), draw));
-          mix_views(drawn, nameless, section.mix, seeded_generator(mix_seed(seed, 6), draw));
+          const at::Tensor drawn = draw_views(squares, mirror, section, seeded_generator(mix_seed(seed, 1), draw));
           const auto place = [&](const at::Tensor& all) { return all.narrow(0, first - begin, last - first).select(1, k); };
           place(views).copy_(shrink(drawn, size).mul_(255.0).round_());
           if (sources.teacher) {
