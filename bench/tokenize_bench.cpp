@@ -1,4 +1,4 @@
-// Driven by tokenize.py: `tokenize_bench FOLDER TEXTS` encodes all texts once for each line on stdin ("offsets" or "ids") and answers
+// Driven by tokenizer.py: `tokenize_bench FOLDER TEXTS` encodes all texts once for each line on stdin ("offsets" or "ids") and answers
 // with the seconds it took and the number of tokens. TEXTS holds u32 size and UTF-8 bytes of each text.
 #include <chrono>
 #include <cstdint>

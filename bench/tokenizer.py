@@ -4,7 +4,7 @@ Passes over all texts alternate between the two, both from texts in memory to en
 (encode_batch) and ids only (encode_batch_fast). The ratio of each round is taken between neighbours in time; the median over the rounds
 is reported. Above 1, mmtune is faster. Both must find the same number of tokens.
 
-    python bench/tokenize.py --program build/bench/tokenize_bench [--model FOLDER] [--shared ../shared] [--json FILE]
+    python bench/tokenizer.py --program build/bench/tokenize_bench [--model FOLDER] [--shared ../shared] [--json FILE]
 """
 
 import argparse
