@@ -1,6 +1,7 @@
 """Training, evaluating and predicting as a user does it, on tiny models and made-up data."""
 
 import json
+import statistics
 
 import pytest
 from training_support import (COLOURS, make_image_model, make_pictures, make_text_model, make_texts, mmtune, read_lines, trained_files,
@@ -182,3 +183,30 @@ def test_the_tuned_expert_is_needed(world, tmp_path):
     other = make_text_model(tmp_path / "other", seed=9)
     result = mmtune("eval", tmp_path / "run", f"backbone.main={other}", "--data", world / "valid.jsonl", check=1)
     assert "belongs to another backbone" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_seeds(world, tmp_path):
+    recipe = text_recipe(world, tmp_path / "r.toml", train={"epochs": 2})
+    out = tmp_path / "runs"
+    result = mmtune("train", recipe, "--seeds", "1,2,5", "--out", out, check=0)
+    summary = json.loads((out / "seeds.json").read_text())
+    values = [json.loads((out / f"seed-{seed}" / "run.json").read_text())["valid"]["loss"] for seed in (1, 2, 5)]
+    assert [run["seed"] for run in summary["runs"]] == [1, 2, 5] and len(set(values)) == 3
+    assert summary["valid"]["loss"]["mean"] == pytest.approx(sum(values) / 3)
+    assert summary["valid"]["loss"]["std"] == pytest.approx(statistics.stdev(values))
+    assert "accuracy" in result.stderr and "std" in result.stderr
+
+    # One of the seeds alone is the same run, and a second call finds everything done.
+    mmtune("train", recipe, "train.seed=2", "--out", tmp_path / "alone", check=0)
+    assert trained_files(tmp_path / "alone") == trained_files(out / "seed-2")
+    again = mmtune("train", recipe, "--seeds", "1,2,5", "--out", out, "--resume", check=0)
+    assert again.stderr.count("is finished already") == 3
+    assert json.loads((out / "seeds.json").read_text()) == summary
+
+
+@pytest.mark.parametrize("seeds", ["1,x", "1,1", "-1", "1.5"])
+def test_bad_seeds(world, tmp_path, seeds):
+    recipe = text_recipe(world, tmp_path / "r.toml")
+    message = mmtune("train", recipe, f"--seeds={seeds}", "--out", tmp_path / "runs", check=2).stderr
+    assert "--seeds" in message
+    assert not (tmp_path / "runs").exists()
