@@ -10,9 +10,11 @@ Needs `pip install tokenizers`; the version asked is written into the file.
 """
 
 import tokenizers
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
-CONTROL, WHITESPACE, NONSPACING, COMBINING, PUNCTUATION, WORD, CANONICAL, COMPATIBILITY, CHINESE = (1 << i for i in range(9))
+CONTROL, WHITESPACE, NONSPACING, COMBINING, PUNCTUATION, WORD, CANONICAL, COMPATIBILITY, CHINESE, LETTER, NUMBER = (
+    1 << i for i in range(11)
+)
 
 
 def bert(**flags):
@@ -28,6 +30,14 @@ bert_split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
 punctuation_split = pre_tokenizers.Punctuation().pre_tokenize_str
 whitespace_split = pre_tokenizers.WhitespaceSplit().pre_tokenize_str
 word_split = pre_tokenizers.Whitespace().pre_tokenize_str
+
+
+def without(expression):
+    """Removes what a regular expression of Split matches; its engine has classes of its own, apart from those of the other components."""
+    return pre_tokenizers.Split(Regex(expression), "removed").pre_tokenize_str
+
+
+no_letter, no_number, no_space = without(r"\p{L}"), without(r"\p{N}"), without(r"\s")
 
 
 def pieces(splits):
@@ -70,6 +80,11 @@ def properties(code):
         bits |= CANONICAL
     if nfkd(c) != nfd(c):
         bits |= COMPATIBILITY
+    assert (no_space(c) == []) == white, hex(code)
+    if no_letter(c) == []:
+        bits |= LETTER
+    if no_number(c) == []:
+        bits |= NUMBER
     if chinese(c) != c:
         assert chinese(c) == f" {c} ", hex(code)
         bits |= CHINESE
@@ -132,7 +147,7 @@ def main():
     print("// clang-format off")
     print("namespace {\n")
     print("constexpr std::uint32_t rows[] = {")
-    print(table([f"0x{code << 9 | bits:x}" for code, bits in rows], 12))
+    print(table([f"0x{code << 11 | bits:x}" for code, bits in rows], 12))
     print("};\n")
     print("constexpr LowerRun runs[] = {")
     print(table([f"{{0x{f:x}, 0x{l:x}, {s}, {d}}}" for f, l, s, d in runs], 5))

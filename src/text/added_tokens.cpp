@@ -71,6 +71,7 @@ void TokenFinder::split(std::span<const Char> chars, std::vector<Segment>& out) 
     if (token.single_word && ((begin > 0 && has(chars[begin - 1].code, kWord)) || (end < size && has(chars[end].code, kWord)))) continue;
     if (token.lstrip) {
       while (begin > covered && has(chars[begin - 1].code, kWhitespace)) --begin;
+      if (begin < covered && covered < end) begin = covered;  // the token before has taken white space that this one begins with
     }
     if (token.rstrip) {
       while (end < size && has(chars[end].code, kWhitespace)) ++end;

@@ -53,20 +53,18 @@ void AlignedText::rewrite(std::span<const Edit> edits, std::size_t dropped) {
   refresh();
 }
 
-void AlignedText::replace_all(std::u32string_view pattern, std::u32string_view content) {
-  MMTUNE_ASSERT(!pattern.empty());
+void AlignedText::replace(std::span<const Range> ranges, std::u32string_view content) {
   rewritten_.clear();
-  auto from = chars_.begin();
-  while (true) {
-    const auto found =
-        std::search(from, chars_.end(), pattern.begin(), pattern.end(), [](const Char& c, char32_t code) { return c.code == code; });
-    rewritten_.insert(rewritten_.end(), from, found);
-    if (found == chars_.end()) break;
-    from = found + static_cast<std::ptrdiff_t>(pattern.size());
-    const Char& place = *(from - 1);
+  std::uint32_t from = 0;
+  for (const Range& range : ranges) {
+    MMTUNE_ASSERT(from <= range.begin && range.begin < range.end && range.end <= chars_.size());
+    rewritten_.insert(rewritten_.end(), chars_.begin() + from, chars_.begin() + range.begin);
+    from = range.end;
+    const Char& place = chars_[range.end - 1];
     check_size(rewritten_.size() + content.size());
     for (const char32_t code : content) rewritten_.push_back({code, place.begin, place.end});
   }
+  rewritten_.insert(rewritten_.end(), chars_.begin() + from, chars_.end());
   chars_.swap(rewritten_);
   refresh();
 }

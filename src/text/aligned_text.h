@@ -55,9 +55,9 @@ class AlignedText {
     refresh();
   }
 
-  /// Puts `content` in the place of every occurrence of `pattern` (not empty; from the left, without overlap). The new code points
-  /// stand for what the last one of the occurrence stood for.
-  void replace_all(std::u32string_view pattern, std::u32string_view content);
+  /// Puts `content` in the place of each of the ranges, which are in order, not empty and apart. The new code points stand for what the
+  /// last one of the range stood for.
+  void replace(std::span<const Range> ranges, std::u32string_view content);
 
   /// Keeps only the positions of `range`.
   void keep_only(Range range);

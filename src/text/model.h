@@ -18,11 +18,27 @@ struct Token {
   Range range;
 };
 
+/// A symbol of a word that byte-pair merges work on.
+struct Symbol {
+  std::int64_t id;
+  std::int32_t previous, next;  ///< −1: none
+  std::uint32_t bytes;          ///< of the word that it covers; 0: merged away
+};
+
+/// A merge that may be done: of the symbol at `position` and the next one.
+struct MergeCandidate {
+  std::uint32_t rank;
+  std::uint32_t position;
+  std::int64_t id;
+};
+
 /// Buffers that a model may use between calls, one object a thread.
 struct ModelBuffers {
   std::string bytes;
   std::vector<std::uint32_t> starts;
   std::vector<std::uint64_t> hashes;
+  std::vector<Symbol> symbols;
+  std::vector<MergeCandidate> candidates;
 };
 
 /// Cuts words into tokens. One object serves many threads.
@@ -34,7 +50,7 @@ class Model {
   virtual const Vocabulary& vocabulary() const = 0;
 };
 
-/// Reads a model: WordPiece. Throws Error naming `where` and the component.
+/// Reads a model: WordPiece, BPE. Throws Error naming `where` and the component.
 std::unique_ptr<Model> read_model(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "text/json_fields.h"
 #include "text/normalization_forms.h"
+#include "text/patterns.h"
 #include "text/unicode.h"
 
 namespace mmtune::text {
@@ -127,11 +128,20 @@ class Strip : public Normalizer {
 
 class Replace : public Normalizer {
  public:
-  Replace(std::u32string pattern, std::u32string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  void normalize(AlignedText& text) const override { text.replace_all(pattern_, content_); }
+  Replace(std::unique_ptr<Pattern> pattern, std::u32string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
+
+  void normalize(AlignedText& text) const override {
+    std::vector<Match> parts;
+    pattern_->find(text.chars(), {0, static_cast<std::uint32_t>(text.size())}, parts);
+    std::vector<Range> found;
+    for (const Match& part : parts) {
+      if (part.is_match) found.push_back(part.range);
+    }
+    if (!found.empty()) text.replace(found, content_);
+  }
 
  private:
-  std::u32string pattern_;
+  std::unique_ptr<Pattern> pattern_;
   std::u32string content_;
 };
 
@@ -183,12 +193,8 @@ std::unique_ptr<Normalizer> read_bert(JsonFields& fields) {
 }
 
 std::unique_ptr<Normalizer> read_replace(JsonFields& fields) {
-  JsonFields pattern(fields.object("pattern"), fields.where() + ".pattern");
-  if (pattern.optional("Regex") != nullptr) refuse_component(pattern.where(), "Regex", "a String pattern");
-  auto literal = read_literal(pattern, "String");
-  pattern.finish();
-  if (literal.empty()) throw Error({.what = "the pattern to replace is empty", .where = fields.where()});
-  return std::make_unique<Replace>(std::move(literal), read_literal(fields, "content"));
+  auto pattern = read_pattern(fields.any("pattern"), fields.where() + ".pattern");
+  return std::make_unique<Replace>(std::move(pattern), read_literal(fields, "content"));
 }
 
 std::unique_ptr<Normalizer> read_component(const Json& json, const std::string& where, int& left);
@@ -245,6 +251,14 @@ std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& op
 std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string& where) {
   int left = kMostComponents;
   return read_component(json, where, left);
+}
+
+std::unique_ptr<Normalizer> make_clip_normalizer() {
+  std::vector<std::unique_ptr<Normalizer>> parts;
+  parts.push_back(std::make_unique<FormNormalizer>(NormalizationForm::nfc));
+  parts.push_back(std::make_unique<Replace>(make_known_expression("\\s+"), U" "));
+  parts.push_back(std::make_unique<Lowercase>());
+  return std::make_unique<NormalizerSequence>(std::move(parts));
 }
 
 }  // namespace mmtune::text

@@ -24,9 +24,11 @@ struct BertNormalizerOptions {
   bool lowercase = true;
 };
 std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& options);
+/// NFC, every run of white space as one space, lower case.
+std::unique_ptr<Normalizer> make_clip_normalizer();
 
-/// Reads a normalizer: BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace (of a string), Prepend, Sequence.
-/// Throws Error naming `where` and the component.
+/// Reads a normalizer: BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace (of the patterns of patterns.h),
+/// Prepend, Sequence. Throws Error naming `where` and the component.
 std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

@@ -1,6 +1,9 @@
 #include "text/pipeline.h"
 
+#include <algorithm>
+
 #include "core/error.h"
+#include "text/byte_level.h"
 
 namespace mmtune::text {
 
@@ -11,6 +14,7 @@ struct SequenceTokens {
   std::vector<std::int64_t> ids;
   std::vector<std::pair<std::int64_t, std::int64_t>> offsets;
   std::vector<std::string> tokens;
+  std::vector<SpacesAround> spaces;  ///< of each token, where offsets are trimmed
 };
 
 /// What encoding one text needs, kept from its pieces to the next.
@@ -18,7 +22,7 @@ struct Buffers {
   std::vector<Char> original;
   std::vector<Segment> in_original;
   std::vector<Segment> in_normalized;
-  std::vector<Range> words;
+  PreTokenized pre_tokenized;
   std::vector<Token> tokens;
   AlignedText text;
   ModelBuffers model;
@@ -30,7 +34,8 @@ class Pipeline : public Tokenizer {
     MMTUNE_ASSERT(parts_.model != nullptr);
     size_ = static_cast<std::int64_t>(vocabulary().size());
     for (const AddedToken& token : parts_.added_tokens.tokens()) size_ += vocabulary().find(token.content) ? 0 : 1;
-    padding_id_ = parts_.padding_id ? *parts_.padding_id : id_of("[PAD]").value_or(0);
+    for (const char* token : {"<|endoftext|>", "<pad>", "[PAD]"}) padding_id_ = id_of(token).value_or(padding_id_);
+    padding_id_ = parts_.padding_id.value_or(padding_id_);
   }
 
   Encoding encode(std::string_view text, const EncodeOptions& options) const override {
@@ -93,29 +98,46 @@ class Pipeline : public Tokenizer {
   }
 
   // An added token's text is what it took out of the text, stripped white space included.
-  static void add(const AddedToken& token, Range range, const EncodeOptions& options, const Buffers& buffers, SequenceTokens& out) {
+  void add(const AddedToken& token, Range range, const EncodeOptions& options, const Buffers& buffers, SequenceTokens& out) const {
     const auto chars = buffers.text.chars();
     out.ids.push_back(token.id);
     if (options.with_offsets) out.offsets.emplace_back(chars[range.begin].begin, chars[range.end - 1].end);
-    if (options.with_tokens) buffers.text.append_utf8(out.tokens.emplace_back(), range);
+    if (!options.with_tokens && !trims(options)) return;
+    std::string text;
+    buffers.text.append_utf8(text, range);
+    if (trims(options)) out.spaces.push_back(spaces_around(text));
+    if (options.with_tokens) out.tokens.push_back(std::move(text));
   }
 
   void tokenize_piece(Range piece, const EncodeOptions& options, Buffers& buffers, SequenceTokens& out) const {
-    buffers.words.clear();
-    if (parts_.pre_tokenizer) {
-      parts_.pre_tokenizer->split(buffers.text, piece, buffers.words);
-    } else {
-      buffers.words.push_back(piece);
-    }
-    for (const Range& range : buffers.words) {
-      const auto word = buffers.text.chars().subspan(range.begin, range.end - range.begin);
+    buffers.pre_tokenized.assign(buffers.text.chars().subspan(piece.begin, piece.end - piece.begin));
+    if (parts_.pre_tokenizer) parts_.pre_tokenizer->apply(buffers.pre_tokenized);
+    for (const Range& range : buffers.pre_tokenized.words()) {
+      const auto word = buffers.pre_tokenized.chars().subspan(range.begin, range.end - range.begin);
       buffers.tokens.clear();
       parts_.model->tokenize(word, buffers.model, buffers.tokens);
       for (const Token& token : buffers.tokens) {
         out.ids.push_back(token.id);
         if (options.with_offsets) out.offsets.emplace_back(word[token.range.begin].begin, word[token.range.end - 1].end);
+        if (trims(options)) out.spaces.push_back(spaces_around(vocabulary().token_of(token.id).value_or("")));
         if (options.with_tokens) out.tokens.emplace_back(vocabulary().token_of(token.id).value_or(""));
       }
+    }
+  }
+
+  bool trims(const EncodeOptions& options) const { return options.with_offsets && parts_.post_processor.trim != OffsetTrim::none; }
+
+  // A space that the pre-tokenizer has added stands for no character: a first token with one space keeps its begin (more are the text's
+  // own). The reference package takes every token that begins at 0 for a first one.
+  void trim_offsets(SequenceTokens& tokens, Range kept) const {
+    for (std::uint32_t i = kept.begin; i < kept.end; ++i) {
+      auto& [begin, end] = tokens.offsets[i];
+      std::int64_t leading = tokens.spaces[i].leading;
+      const std::int64_t trailing = tokens.spaces[i].trailing;
+      const bool is_first = i == kept.begin || begin == 0;
+      if (is_first && leading == 1 && parts_.post_processor.trim == OffsetTrim::but_the_added) leading = 0;
+      begin = std::min(begin + leading, end);
+      if (end >= trailing) end = std::max(end - trailing, begin);
     }
   }
 
@@ -136,6 +158,10 @@ class Pipeline : public Tokenizer {
     out.type_ids.reserve(size);
     out.special_tokens_mask.reserve(size);
     if (options.with_offsets) out.offsets.reserve(size);
+    if (trims(options)) {
+      trim_offsets(first, kept.first);
+      if (second) trim_offsets(*second, kept.second);
+    }
     for (const TemplatePiece& piece : pieces) {
       if (piece.sequence >= 0) {
         append(piece.sequence == 0 ? first : *second, piece.sequence == 0 ? kept.first : kept.second, piece.type_id, out);

@@ -22,7 +22,7 @@ struct PipelineParts {
   AddedTokens added_tokens;
   PostProcessor post_processor;
   std::optional<Truncation> truncation;
-  std::optional<std::int64_t> padding_id;  ///< nullopt: the id of [PAD], or 0 without one
+  std::optional<std::int64_t> padding_id;  ///< nullopt: the id of [PAD], <pad> or <|endoftext|>, or 0 without one
   std::int64_t padding_type_id = 0;
   std::optional<std::int64_t> model_max_length;
 };
@@ -35,6 +35,20 @@ PipelineParts read_tokenizer_json(const Json& json, const std::string& where);
 /// The tokenizer of a BERT-type folder without tokenizer.json: `vocabulary` is the content of vocab.txt, `config` that of
 /// tokenizer_config.json (or an empty object).
 PipelineParts read_vocab_txt(const std::string& vocabulary, const std::string& where, const Json& config, const std::string& config_where);
+
+/// What a BPE folder without tokenizer.json holds.
+struct VocabJsonFiles {
+  const Json& vocabulary;  ///< vocab.json
+  std::string vocabulary_where;
+  const std::string& merges;  ///< content of merges.txt
+  std::string merges_where;
+  const Json& config;  ///< tokenizer_config.json (or an empty object)
+  std::string config_where;
+  std::string model_type;  ///< of config.json, for a folder that does not name its tokenizer; may be empty
+};
+
+/// The tokenizer of such a folder: RobertaTokenizer, GPT2Tokenizer or CLIPTokenizer. Throws Error naming file and place.
+PipelineParts read_vocab_json(const VocabJsonFiles& files);
 
 /// What tokenizer_config.json says beside a tokenizer.json: model_max_length, pad_token.
 void apply_tokenizer_config(PipelineParts& parts, const Json& config, const std::string& where);

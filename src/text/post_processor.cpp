@@ -103,6 +103,28 @@ std::vector<TemplatePiece> read_pieces(JsonFields& fields, std::string_view key,
   return pieces;
 }
 
+OffsetTrim read_trim(JsonFields& fields) {
+  const bool added = fields.boolean("add_prefix_space");
+  if (!fields.boolean("trim_offsets")) return OffsetTrim::none;
+  return added ? OffsetTrim::but_the_added : OffsetTrim::all_spaces;
+}
+
+// Of one processor, or of ByteLevel, which only trims, and one that does not trim.
+PostProcessor read_sequence(JsonFields& fields) {
+  const Json& parts = fields.array("processors");
+  const std::string where = fields.where() + ".processors";
+  const auto refuse = [&] {
+    throw Error({.what = "unsupported sequence of post-processors", .where = where, .expected = "one, or ByteLevel and then one other"});
+  };
+  if (parts.empty() || parts.size() > 2) refuse();
+  PostProcessor first = read_post_processor(parts[0], where + "[0]");
+  if (parts.size() == 1) return first;
+  PostProcessor second = read_post_processor(parts[1], where + "[1]");
+  if (parts[0]["type"] != "ByteLevel" || (first.trim != OffsetTrim::none && second.trim != OffsetTrim::none)) refuse();
+  if (second.trim == OffsetTrim::none) second.trim = first.trim;
+  return second;
+}
+
 }  // namespace
 
 std::int64_t PostProcessor::added(bool is_pair) const {
@@ -122,6 +144,14 @@ PostProcessor bert_post_processor(const std::string& cls, std::int64_t cls_id, c
   return made;
 }
 
+PostProcessor roberta_post_processor(const std::string& cls, std::int64_t cls_id, const std::string& sep, std::int64_t sep_id) {
+  PostProcessor made;
+  made.single = {special(cls, cls_id, 0), sequence(0, 0), special(sep, sep_id, 0)};
+  made.pair = made.single;
+  made.pair.insert(made.pair.end(), {special(sep, sep_id, 0), sequence(1, 0), special(sep, sep_id, 0)});
+  return made;
+}
+
 PostProcessor read_post_processor(const Json& json, const std::string& where) {
   JsonFields fields(json, where);
   const std::string type = fields.string("type");
@@ -134,10 +164,19 @@ PostProcessor read_post_processor(const Json& json, const std::string& where) {
     const auto [sep, sep_id] = read_named_id(fields, "sep");
     const auto [cls, cls_id] = read_named_id(fields, "cls");
     made = bert_post_processor(cls, cls_id, sep, sep_id);
-  } else if (type == "Sequence" && fields.array("processors").size() == 1) {
-    made = read_post_processor(fields.array("processors")[0], where + ".processors[0]");
+  } else if (type == "RobertaProcessing") {
+    const auto [sep, sep_id] = read_named_id(fields, "sep");
+    const auto [cls, cls_id] = read_named_id(fields, "cls");
+    made = roberta_post_processor(cls, cls_id, sep, sep_id);
+    made.trim = read_trim(fields);
+  } else if (type == "ByteLevel") {
+    made = plain_post_processor();
+    made.trim = read_trim(fields);
+    fields.boolean_or("use_regex", true);  // of the pre-tokenizer of this name
+  } else if (type == "Sequence") {
+    made = read_sequence(fields);
   } else {
-    refuse_component(where, type, "TemplateProcessing, BertProcessing, or a Sequence of one of them");
+    refuse_component(where, type, "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel or Sequence");
   }
   fields.finish();
   return made;

@@ -17,10 +17,18 @@ struct TemplatePiece {
   std::int64_t type_id = 0;
 };
 
+/// How offsets lose the spaces that byte-level tokens begin and end with.
+enum class OffsetTrim {
+  none,
+  all_spaces,     ///< every one
+  but_the_added,  ///< a first token's only space stays: it was added and is not in the text
+};
+
 /// What is made of one sequence and of two. Every kind of post-processor comes down to this.
 struct PostProcessor {
   std::vector<TemplatePiece> single;
   std::vector<TemplatePiece> pair;
+  OffsetTrim trim = OffsetTrim::none;
 
   /// How many special tokens are added.
   std::int64_t added(bool is_pair) const;
@@ -31,7 +39,11 @@ PostProcessor plain_post_processor();
 /// [CLS] A [SEP] of type 0, B [SEP] of type 1.
 PostProcessor bert_post_processor(const std::string& cls, std::int64_t cls_id, const std::string& sep, std::int64_t sep_id);
 
-/// Reads a post-processor: TemplateProcessing, BertProcessing, or a Sequence of one. Throws Error naming `where` and the component.
+/// <s> A </s>, with </s> B </s> behind it for a pair, all of type 0.
+PostProcessor roberta_post_processor(const std::string& cls, std::int64_t cls_id, const std::string& sep, std::int64_t sep_id);
+
+/// Reads a post-processor: TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, or a Sequence of one of them, ByteLevel
+/// before it or not. Throws Error naming `where` and the component.
 PostProcessor read_post_processor(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

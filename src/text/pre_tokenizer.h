@@ -6,22 +6,23 @@
 #include <vector>
 
 #include "core/json.h"
-#include "text/aligned_text.h"
+#include "text/pre_tokenized.h"
 
 namespace mmtune::text {
 
-/// Splits words further. One object serves many threads.
+/// Splits words further, and may rewrite them. One object serves many threads.
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
-  /// Appends to `out` the words (not empty, in order) that `word` of `text` splits into.
-  virtual void split(const AlignedText& text, Range word, std::vector<Range>& out) const = 0;
+  virtual void apply(PreTokenized& text) const = 0;
 };
 
 std::unique_ptr<PreTokenizer> make_bert_pre_tokenizer();
+/// The matches of CLIP's expression, spelled in bytes.
+std::unique_ptr<PreTokenizer> make_clip_pre_tokenizer();
 
-/// Reads a pre-tokenizer: BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation, Sequence. Throws Error naming `where` and the
-/// component.
+/// Reads a pre-tokenizer: BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation, Split (by the patterns of patterns.h), ByteLevel,
+/// Sequence. Throws Error naming `where` and the component.
 std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

@@ -12,11 +12,28 @@ namespace mmtune::text {
 
 namespace {
 
-constexpr std::size_t kLargestVocabTxt = std::size_t{256} << 20;
+constexpr std::size_t kLargestText = std::size_t{256} << 20;
 
 bool is_there(const std::filesystem::path& path) {
   std::error_code error;
   return std::filesystem::exists(path, error);
+}
+
+/// The configuration with what the special_tokens_map.json of older folders says. Newer ones list their tokens in added_tokens_decoder.
+Json with_special_tokens_map(Json config, const std::filesystem::path& file) {
+  if (!config.is_object() || config.contains("added_tokens_decoder") || !is_there(file)) return config;
+  const Json map = read_json_file(file);
+  if (!map.is_object()) throw Error({.what = "wrong type", .where = file.string(), .expected = "an object"});
+  for (const auto& [key, value] : map.items()) config[key] = value;
+  return config;
+}
+
+/// model_type of config.json, or nothing.
+std::string model_type_of(const std::filesystem::path& file) {
+  if (!is_there(file)) return "";
+  const Json config = read_json_file(file);
+  const bool named = config.is_object() && config.contains("model_type") && config["model_type"].is_string();
+  return named ? config["model_type"].get<std::string>() : "";
 }
 
 }  // namespace
@@ -31,15 +48,31 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) 
     apply_tokenizer_config(parts, config, config_file.string());
     return make_pipeline(std::move(parts));
   }
-  if (!is_there(vocab_file)) {
-    throw Error({.what = "no tokenizer here", .where = folder.string(), .expected = "tokenizer.json or vocab.txt"});
+  const auto vocab_json_file = folder / "vocab.json";
+  const auto merges_file = folder / "merges.txt";
+  const bool is_bpe = is_there(vocab_json_file) && is_there(merges_file);
+  if (!is_bpe && !is_there(vocab_file)) {
+    throw Error(
+        {.what = "no tokenizer here", .where = folder.string(), .expected = "tokenizer.json or vocab.txt, or vocab.json and merges.txt"});
   }
   if (is_there(folder / "added_tokens.json")) {
-    throw Error({.what = "added_tokens.json beside vocab.txt is not supported",
+    throw Error({.what = "added_tokens.json is not supported without tokenizer.json",
                  .where = folder.string(),
                  .hint = "save the tokenizer with transformers to get a tokenizer.json"});
   }
-  return make_pipeline(read_vocab_txt(read_file(vocab_file, kLargestVocabTxt), vocab_file.string(), config, config_file.string()));
+  if (is_bpe) {
+    const Json vocabulary = read_json_file(vocab_json_file);
+    const std::string merges = read_file(merges_file, kLargestText);
+    const Json settings = with_special_tokens_map(config, folder / "special_tokens_map.json");
+    return make_pipeline(read_vocab_json({.vocabulary = vocabulary,
+                                          .vocabulary_where = vocab_json_file.string(),
+                                          .merges = merges,
+                                          .merges_where = merges_file.string(),
+                                          .config = settings,
+                                          .config_where = config_file.string(),
+                                          .model_type = model_type_of(folder / "config.json")}));
+  }
+  return make_pipeline(read_vocab_txt(read_file(vocab_file, kLargestText), vocab_file.string(), config, config_file.string()));
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view json, const std::string& where) {

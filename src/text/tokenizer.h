@@ -1,5 +1,6 @@
 #pragma once
-// Tokenizers read from tokenizer.json (HuggingFace `tokenizers` format) or a WordPiece vocab.txt, with byte-exact results.
+// Tokenizers read from tokenizer.json (HuggingFace `tokenizers` format) or from the files of older folders (WordPiece: vocab.txt;
+// byte-level BPE: vocab.json and merges.txt), with byte-exact results.
 
 #include <cstdint>
 #include <filesystem>
@@ -34,7 +35,8 @@ struct EncodeOptions {
 
 class Tokenizer {
  public:
-  /// Reads tokenizer.json from a model folder, or vocab.txt (+ tokenizer_config.json for do_lower_case) where there is none.
+  /// Reads tokenizer.json from a model folder; where there is none, vocab.txt, or vocab.json and merges.txt, with the settings of
+  /// tokenizer_config.json.
   /// Throws Error naming the file and the component: an unsupported component is refused by name.
   static std::unique_ptr<Tokenizer> open(const std::filesystem::path& folder);
   /// The content of a tokenizer.json (tests, fuzzing).

@@ -24,16 +24,6 @@ void read_padding(const Json& json, const std::string& where, PipelineParts& par
   fields.finish();
 }
 
-// Decoders turn ids back into text, which nothing here does; the section has to be one that goes with the models we read.
-void check_decoder(const Json& json, const std::string& where) {
-  JsonFields fields(json, where);
-  const std::string type = fields.string("type");
-  if (type != "WordPiece") refuse_component(where, type, "WordPiece");
-  fields.ignore("prefix");
-  fields.ignore("cleanup");
-  fields.finish();
-}
-
 }  // namespace
 
 PipelineParts read_tokenizer_json(const Json& json, const std::string& where) {
@@ -49,13 +39,12 @@ PipelineParts read_tokenizer_json(const Json& json, const std::string& where) {
   } else {
     parts.post_processor = plain_post_processor();
   }
-  if (const Json* section = fields.optional("decoder")) check_decoder(*section, where + ": decoder");
   if (const Json* section = fields.optional("truncation")) parts.truncation = read_truncation(*section, where + ": truncation");
   if (const Json* section = fields.optional("padding")) read_padding(*section, where + ": padding", parts);
   std::vector<AddedToken> added;
   if (const Json* section = fields.optional("added_tokens")) added = read_added_tokens(*section, where + ": added_tokens");
   parts.added_tokens = AddedTokens(std::move(added), parts.model->vocabulary(), parts.normalizer.get(), where + ": added_tokens");
-  return parts;  // unknown sections are left alone, as the package leaves them
+  return parts;  // the decoder turns ids back into text, which nothing here does; unknown sections the package leaves alone too
 }
 
 }  // namespace mmtune::text

@@ -43,10 +43,10 @@ std::uint32_t properties(char32_t code) {
     low = tables::property_pages[256];
     high = rows.size();
   }
-  const auto after =
-      std::upper_bound(rows.begin() + static_cast<std::ptrdiff_t>(low), rows.begin() + static_cast<std::ptrdiff_t>(high),
-                       static_cast<std::uint32_t>(code), [](std::uint32_t value, std::uint32_t row) { return value < row >> 9; });
-  return *(after - 1) & 0x1FF;
+  const auto after = std::upper_bound(rows.begin() + static_cast<std::ptrdiff_t>(low), rows.begin() + static_cast<std::ptrdiff_t>(high),
+                                      static_cast<std::uint32_t>(code),
+                                      [](std::uint32_t value, std::uint32_t row) { return value < row >> tables::property_bits; });
+  return *(after - 1) & ((1u << tables::property_bits) - 1);
 }
 
 std::array<char32_t, 2> to_lower(char32_t code) {

@@ -20,6 +20,8 @@ enum Property : std::uint32_t {
   kCanonical = 1u << 6,      ///< has a canonical decomposition or a combining class
   kCompatibility = 1u << 7,  ///< its compatibility decomposition differs from the canonical one
   kChinese = 1u << 8,        ///< what handle_chinese_chars puts spaces around
+  kLetter = 1u << 9,         ///< \p{L} of the regular expressions of ByteLevel and Split
+  kNumber = 1u << 10,        ///< \p{N} of the regular expressions of ByteLevel and Split
 };
 
 /// The Property bits of a code point.

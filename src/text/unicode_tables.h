@@ -7,7 +7,10 @@
 
 namespace mmtune::text::tables {
 
-/// Runs of code points with equal properties, ascending: first code point << 9 | Property bits.
+/// How many Property bits there are.
+inline constexpr int property_bits = 11;
+
+/// Runs of code points with equal properties, ascending: first code point << property_bits | Property bits.
 extern const std::span<const std::uint32_t> property_rows;
 
 /// For each page of 256 code points below 0x10000, and for the end: the row that its first code point falls into.

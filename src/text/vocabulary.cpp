@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "core/error.h"
+#include "text/json_fields.h"
 
 namespace mmtune::text {
 
@@ -93,10 +94,28 @@ std::int64_t Vocabulary::find(std::uint64_t hash, std::string_view prefix, std::
 }
 
 std::optional<std::string_view> Vocabulary::token_of(std::int64_t id) const {
+  // Ids without gaps are their own places.
+  if (id >= 0 && static_cast<std::size_t>(id) < entries_.size() && entries_[static_cast<std::size_t>(id)].id == id) {
+    return token(entries_[static_cast<std::size_t>(id)]);
+  }
   const auto found =
       std::lower_bound(entries_.begin(), entries_.end(), id, [](const Stored& e, std::int64_t value) { return e.id < value; });
   if (found == entries_.end() || found->id != id) return std::nullopt;
   return token(*found);
+}
+
+Vocabulary read_vocabulary(const Json& json, const std::string& where) {
+  JsonFields(json, where);
+  std::vector<Vocabulary::Entry> entries;
+  entries.reserve(json.size());
+  for (const auto& [token, id] : json.items()) {
+    if (!id.is_number_integer()) {
+      throw Error({.what = "wrong id of token '" + printable(token, 40) + "'", .where = where, .expected = "an integer", .got = shown(id)});
+    }
+    // An unsigned number beyond int64 comes out negative and is refused as out of range.
+    entries.push_back({token, id.get<std::int64_t>()});
+  }
+  return Vocabulary(entries, where);
 }
 
 }  // namespace mmtune::text

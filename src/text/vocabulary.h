@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/json.h"
+
 namespace mmtune::text {
 
 /// A hash of bytes that can be extended: hash of "ab" = extend(extend(kHashSeed, 'a'), 'b').
@@ -61,5 +63,8 @@ class Vocabulary {
   int shift_ = 63;
   std::size_t longest_ = 0;
 };
+
+/// Reads {"token": id, …}. Throws Error naming `where`.
+Vocabulary read_vocabulary(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

@@ -97,30 +97,7 @@ std::unique_ptr<Model> read_wordpiece(JsonFields& fields) {
   options.unknown_token = fields.string("unk_token");
   options.continuing_prefix = fields.string("continuing_subword_prefix");
   options.longest_word = fields.integer("max_input_chars_per_word", 0, 0x7FFFFFFF);
-  std::vector<Vocabulary::Entry> entries;
-  const Json& vocabulary = fields.object("vocab");
-  entries.reserve(vocabulary.size());
-  for (const auto& [token, id] : vocabulary.items()) {
-    if (!id.is_number_integer()) {
-      throw Error({.what = "wrong id of token '" + printable(token, 40) + "'",
-                   .where = fields.where(),
-                   .expected = "an integer",
-                   .got = shown(id)});
-    }
-    // An unsigned number beyond int64 comes out negative and is refused as out of range.
-    entries.push_back({token, id.get<std::int64_t>()});
-  }
-  return make_wordpiece(Vocabulary(entries, fields.where() + ".vocab"), options, fields.where());
-}
-
-std::unique_ptr<Model> read_model(const Json& json, const std::string& where) {
-  JsonFields fields(json, where);
-  // Files of early versions do not name the model; only WordPiece's settings are read then.
-  const std::string type = fields.optional("type") != nullptr ? fields.string("type") : "WordPiece";
-  if (type != "WordPiece") refuse_component(where, type, "WordPiece");
-  auto made = read_wordpiece(fields);
-  fields.finish();
-  return made;
+  return make_wordpiece(read_vocabulary(fields.object("vocab"), fields.where() + ".vocab"), options, fields.where());
 }
 
 }  // namespace mmtune::text

@@ -23,6 +23,17 @@ std::unique_ptr<mmtune::text::Tokenizer> make(const std::string& normalizer, con
                                             "fuzz");
 }
 
+/// Byte-level BPE; half of the letters are unknown.
+std::unique_ptr<mmtune::text::Tokenizer> make_bpe(const std::string& pre_tokenizer, const std::string& settings) {
+  return mmtune::text::Tokenizer::from_json(R"({"pre_tokenizer": )" + pre_tokenizer + R"(,
+    "post_processor": {"type": "RobertaProcessing", "sep": ["S", 1], "cls": ["C", 0], "trim_offsets": true, "add_prefix_space": true},
+    "model": {"type": "BPE", )" + settings + R"(,
+      "vocab": {"C": 0, "S": 1, "U": 2, "a": 3, "t": 4, "h": 5, "e": 6, "\u0120": 7, "th": 8, "the": 9, "\u0120the": 10, "aa": 11,
+        "<0xE4>": 12, "<0xB8>": 13, "<0xAD>": 14, "\u00c3": 15, "\u0120\u0120": 16},
+      "merges": [["t", "h"], ["th", "e"], ["\u0120", "the"], ["a", "a"], ["\u0120", "\u0120"]]}})",
+                                            "fuzz");
+}
+
 std::vector<std::unique_ptr<mmtune::text::Tokenizer>> make_all() {
   std::vector<std::unique_ptr<mmtune::text::Tokenizer>> made;
   made.push_back(
@@ -34,6 +45,12 @@ std::vector<std::unique_ptr<mmtune::text::Tokenizer>> make_all() {
   made.push_back(make(R"({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Strip", "strip_left": true, "strip_right": true},
       {"type": "Replace", "pattern": {"String": "a"}, "content": "the"}, {"type": "Prepend", "prepend": "_"}]})",
                       R"({"type": "WhitespaceSplit"})"));
+  made.push_back(make_bpe(R"({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true})", R"("unk_token": null)"));
+  made.push_back(make_bpe(R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Removed", "invert": true, "pattern":
+      {"Regex": "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"}},
+      {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}]})",
+                          R"("unk_token": "U", "fuse_unk": true)"));
+  made.push_back(make_bpe(R"({"type": "WhitespaceSplit"})", R"("unk_token": "U", "byte_fallback": true, "ignore_merges": true)"));
   return made;
 }
 

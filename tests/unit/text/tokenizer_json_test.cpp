@@ -47,10 +47,9 @@ TEST(TokenizerJson, RefusesUnsupportedComponentsByName) {
   expect_in(error_with("/normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Nmt"}}}}}),
             {"normalizer[1]", "'Nmt'"});
   expect_in(error_with("/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", "a+"}}}, {"content", ""}}),
-            {"normalizer.pattern", "'Regex'"});
-  expect_in(error_with("/pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", true}}), {"pre_tokenizer", "'ByteLevel'"});
-  expect_in(error_with("/post_processor", {{"type", "RobertaProcessing"}}), {"post_processor", "'RobertaProcessing'"});
-  expect_in(error_with("/decoder", {{"type", "ByteLevel"}}), {"decoder", "'ByteLevel'"});
+            {"normalizer.pattern.Regex", "'a+'"});
+  expect_in(error_with("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "_"}}), {"pre_tokenizer", "'Metaspace'"});
+  expect_in(error_with("/post_processor", {{"type", "Nothing"}}), {"post_processor", "'Nothing'"});
   expect_in(error_with("/model/type", "Unigram"), {"model", "'Unigram'"});
   expect_in(error_with("/version", "2.0"), {"version", "\"2.0\""});
 }

@@ -1,0 +1,134 @@
+// BPE folders without tokenizer.json: vocab.json, merges.txt and the settings of tokenizer_config.json, put together as transformers does
+// for the class of the tokenizer.
+#include <algorithm>
+
+#include "core/error.h"
+#include "text/bpe.h"
+#include "text/byte_level.h"
+#include "text/pipeline.h"
+#include "text/tokenizer_config.h"
+
+namespace mmtune::text {
+
+namespace {
+
+enum class Family { roberta, gpt2, clip };
+
+Family family_of(const TokenizerConfig& config, const std::string& model_type) {
+  // A folder that does not name its tokenizer has its model's own.
+  const auto name = config.class_name();
+  if (name ? *name == "RobertaTokenizer" : model_type == "roberta") return Family::roberta;
+  if (name ? *name == "GPT2Tokenizer" : model_type == "gpt2") return Family::gpt2;
+  if (name ? *name == "CLIPTokenizer" : model_type.starts_with("clip")) return Family::clip;
+  throw Error({.what = "vocab.json and merges.txt of an unknown tokenizer",
+               .where = config.where() + ": tokenizer_class",
+               .expected = "RobertaTokenizer, GPT2Tokenizer or CLIPTokenizer",
+               .got = name ? printable(*name, 60) : "nothing, and model_type \"" + printable(model_type, 60) + "\"",
+               .hint = "save the tokenizer with transformers to get a tokenizer.json"});
+}
+
+/// A special token that the class has where the configuration does not say otherwise. nullptr: none.
+struct SpecialToken {
+  const char* key;
+  const char* otherwise;
+};
+
+// In the order in which transformers adds them.
+std::vector<SpecialToken> special_tokens(Family family) {
+  constexpr const char* kText = "<|endoftext|>";
+  switch (family) {
+    case Family::roberta:
+      return {{"bos_token", "<s>"},   {"eos_token", "</s>"}, {"unk_token", "<unk>"},  {"sep_token", "</s>"},
+              {"pad_token", "<pad>"}, {"cls_token", "<s>"},  {"mask_token", "<mask>"}};
+    case Family::gpt2:
+      return {{"bos_token", kText},   {"eos_token", kText},   {"unk_token", kText},   {"sep_token", nullptr},
+              {"pad_token", nullptr}, {"cls_token", nullptr}, {"mask_token", nullptr}};
+    case Family::clip:
+      return {{"bos_token", "<|startoftext|>"}, {"eos_token", kText},   {"unk_token", kText}, {"sep_token", nullptr}, {"pad_token", kText},
+              {"cls_token", nullptr},           {"mask_token", nullptr}};
+  }
+  return {};
+}
+
+class SpecialTokens {
+ public:
+  SpecialTokens(Family family, const TokenizerConfig& config, const Vocabulary& vocabulary) : added_(config.added_tokens()) {
+    std::int64_t next = static_cast<std::int64_t>(vocabulary.size());
+    for (const AddedToken& token : added_) next = std::max(next, token.id + 1);
+    for (const auto& [key, otherwise] : special_tokens(family)) {
+      auto token = config.token(key);
+      if (!token && otherwise != nullptr) token = AddedToken{.content = otherwise, .special = true};
+      if (!token) continue;
+      const auto listed =
+          std::find_if(added_.begin(), added_.end(), [&](const AddedToken& other) { return other.content == token->content; });
+      if (listed == added_.end()) {
+        const auto id = vocabulary.find(token->content);
+        token->id = id ? *id : next++;
+        added_.push_back(*token);
+      } else {
+        token->id = listed->id;
+      }
+      named_.emplace_back(key, *token);
+    }
+  }
+
+  const AddedToken& named(std::string_view key) const {
+    const auto found = std::find_if(named_.begin(), named_.end(), [&](const auto& one) { return one.first == key; });
+    MMTUNE_ASSERT(found != named_.end());
+    return found->second;
+  }
+
+  std::vector<AddedToken> take() { return std::move(added_); }
+
+ private:
+  std::vector<AddedToken> added_;
+  std::vector<std::pair<std::string_view, AddedToken>> named_;
+};
+
+}  // namespace
+
+PipelineParts read_vocab_json(const VocabJsonFiles& files) {
+  const TokenizerConfig config(files.config, files.config_where);
+  const Family family = family_of(config, files.model_type);
+  Vocabulary vocabulary = read_vocabulary(files.vocabulary, files.vocabulary_where);
+  const auto merges = read_merges_txt(files.merges, files.merges_where);
+
+  BpeOptions options;
+  if (family == Family::clip) {
+    options.end_of_word_suffix = "</w>";
+    const auto unknown = config.token("unk_token");
+    options.unknown_token = unknown ? unknown->content : "<|endoftext|>";
+  }
+  PipelineParts parts;
+  parts.model = make_bpe(std::move(vocabulary), merges, options, files.merges_where);
+  SpecialTokens special(family, config, parts.model->vocabulary());
+
+  const bool add_prefix_space = family != Family::clip && config.boolean("add_prefix_space", false);
+  if (family == Family::clip) {
+    parts.normalizer = make_clip_normalizer();
+    parts.pre_tokenizer = make_clip_pre_tokenizer();
+    const AddedToken &begin = special.named("bos_token"), &end = special.named("eos_token");
+    parts.post_processor = roberta_post_processor(begin.content, begin.id, end.content, end.id);
+  } else {
+    parts.pre_tokenizer = make_byte_level(add_prefix_space, true);
+    parts.post_processor = plain_post_processor();
+  }
+  if (family == Family::roberta) {
+    const AddedToken &cls = special.named("cls_token"), &sep = special.named("sep_token");
+    parts.post_processor = roberta_post_processor(cls.content, cls.id, sep.content, sep.id);
+    if (config.boolean("trim_offsets", true)) {
+      parts.post_processor.trim = add_prefix_space ? OffsetTrim::but_the_added : OffsetTrim::all_spaces;
+    }
+  }
+  if (family == Family::gpt2 && (config.boolean("add_bos_token", false) || config.boolean("add_eos_token", false))) {
+    throw Error({.what = "add_bos_token and add_eos_token are not supported beside vocab.json",
+                 .where = files.config_where,
+                 .hint = "save the tokenizer with transformers to get a tokenizer.json"});
+  }
+  if (family != Family::gpt2) parts.padding_id = special.named("pad_token").id;
+  parts.added_tokens = AddedTokens(special.take(), parts.model->vocabulary(), parts.normalizer.get(), files.config_where);
+  apply_tokenizer_config(parts, files.config, files.config_where);
+  return parts;
+}
+
+}  // namespace mmtune::text
