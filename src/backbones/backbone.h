@@ -25,7 +25,7 @@ struct ModelInputs {
   nn::Layout text_layout;
   at::Tensor input_ids;       ///< [N] int64
   at::Tensor token_type_ids;  ///< [N] int64; undefined: zeros
-  at::Tensor position_ids;    ///< [N] int64; undefined: 0, 1, … within each sequence
+  at::Tensor position_ids;    ///< [N] int64; undefined: the architecture's own numbering of each sequence
   at::Tensor inputs_embeds;   ///< [N, D] instead of input_ids
   at::Tensor pixel_values;    ///< [B, C, H, W] float32
 };

@@ -1,7 +1,10 @@
-// BERT encoders (model_type "bert", MiniLM included): post-norm blocks, absolute positions. Names as in transformers' BertModel.
+// BERT encoders (model_type "bert", MiniLM included) and RoBERTa's (model_type "roberta", "xlm-roberta"): post-norm blocks, absolute
+// positions. Names as in transformers' BertModel and RobertaModel. RoBERTa differs in what it numbers: its positions begin behind the id of
+// the padding token and count only tokens that are not padding, which itself has the position of that id.
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <numeric>
 
 #include "backbones/named_inputs.h"
@@ -13,13 +16,24 @@ namespace mmtune::backbones {
 
 namespace {
 
+enum class Family { bert, roberta };
+
 struct Shape {
   std::int64_t width, heads, inner, layers, vocabulary, positions, types;
+  std::int64_t padding;         ///< RoBERTa: the id of the padding token; −1 for BERT
+  std::int64_t first_position;  ///< of a sequence's first token
   double epsilon;
   nn::Activation activation;
 };
 
-Shape read_shape(const Config& config) {
+std::int64_t read_padding(const Config& config, std::int64_t vocabulary) {
+  const double id = config.number("pad_token_id", 1);
+  if (id < 0 || id >= static_cast<double>(vocabulary) || id != std::floor(id))
+    throw Error({.what = "pad_token_id is no token", .where = config.where(), .expected = "an integer below vocab_size"});
+  return static_cast<std::int64_t>(id);
+}
+
+Shape read_shape(const Config& config, Family family) {
   Shape shape{.width = config.integer("hidden_size"),
               .heads = config.integer("num_attention_heads"),
               .inner = config.integer("intermediate_size"),
@@ -27,6 +41,8 @@ Shape read_shape(const Config& config) {
               .vocabulary = config.integer("vocab_size"),
               .positions = config.integer("max_position_embeddings"),
               .types = config.integer("type_vocab_size", 2),
+              .padding = -1,
+              .first_position = 0,
               .epsilon = config.number("layer_norm_eps", 1e-12),
               .activation = nn::activation_named(config.text("hidden_act", "gelu"), config.where())};
   config.require("position_embedding_type", "absolute");
@@ -34,6 +50,12 @@ Shape read_shape(const Config& config) {
   config.require("add_cross_attention", false);
   if (shape.width % shape.heads != 0)
     throw Error({.what = "hidden_size is not a multiple of num_attention_heads", .where = config.where()});
+  if (family == Family::roberta) {
+    shape.padding = read_padding(config, shape.vocabulary);
+    shape.first_position = shape.padding + 1;
+    if (shape.positions <= shape.first_position)
+      throw Error({.what = "max_position_embeddings leaves no position behind pad_token_id", .where = config.where()});
+  }
   return shape;
 }
 
@@ -103,8 +125,8 @@ class Block {
 
 class Bert final : public Backbone {
  public:
-  Bert(const Config& config, const nn::Weights& w)
-      : shape_(read_shape(config)),
+  Bert(const Config& config, const nn::Weights& w, Family family)
+      : shape_(read_shape(config, family)),
         words_((w / "embeddings").tensor("word_embeddings.weight", {shape_.vocabulary, shape_.width})),
         positions_((w / "embeddings").tensor("position_embeddings.weight", {shape_.positions, shape_.width})),
         types_((w / "embeddings").tensor("token_type_embeddings.weight", {shape_.types, shape_.width})),
@@ -120,13 +142,13 @@ class Bert final : public Backbone {
     norm_.list(sites_);
     for (auto& block : blocks_) block->list(sites_);
     if (pooler_) pooler_->list(sites_);
-    info_ = {.architecture = "bert",
+    info_ = {.architecture = config.text("model_type", "bert"),
              .modality = Modality::text,
              .width = shape_.width,
              .layers = shape_.layers,
              .heads = shape_.heads,
              .has_pooler = pooler_ != nullptr,
-             .max_length = shape_.positions};
+             .max_length = shape_.positions - shape_.first_position};
   }
 
   const BackboneInfo& info() const override { return info_; }
@@ -142,7 +164,7 @@ class Bert final : public Backbone {
   }
 
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
-    const ModelInputs rows = text_inputs(inputs, shape_.vocabulary, shape_.types, shape_.positions, shape_.width);
+    const ModelInputs rows = text_inputs(inputs, shape_.vocabulary, shape_.types, shape_.positions, shape_.width, info_.max_length);
     const ModelOutputs outputs = forward(rows, context);
     TensorMap result{{"last_hidden_state", outputs.last_hidden_state.view({outputs.layout.batch(), -1, shape_.width})}};
     if (outputs.pooler_output.defined()) result["pooler_output"] = outputs.pooler_output;
@@ -161,19 +183,31 @@ class Bert final : public Backbone {
  private:
   at::Tensor embed(const ModelInputs& inputs) const {
     at::Tensor x = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : at::embedding(words_, inputs.input_ids);
-    at::Tensor positions = inputs.position_ids;
-    if (!positions.defined()) {
-      positions = at::empty({inputs.text_layout.rows()}, at::kLong);
-      auto* out = positions.data_ptr<std::int64_t>();
-      for (const std::int64_t length : inputs.text_layout.lengths()) {
-        MMTUNE_ASSERT(length <= shape_.positions);
-        std::iota(out, out + length, std::int64_t{0});
-        out += length;
-      }
-    }
+    const at::Tensor positions = inputs.position_ids.defined() ? inputs.position_ids : number(inputs);
     // The order of these sums is transformers' own.
     x = x + (inputs.token_type_ids.defined() ? at::embedding(types_, inputs.token_type_ids) : types_.select(0, 0));
     return norm_(x + at::embedding(positions_, positions));
+  }
+
+  /// The positions [N] of rows that come without.
+  at::Tensor number(const ModelInputs& inputs) const {
+    at::Tensor positions = at::empty({inputs.text_layout.rows()}, at::kLong);
+    auto* out = positions.data_ptr<std::int64_t>();
+    const bool skips_padding = shape_.padding >= 0 && inputs.input_ids.defined();
+    const at::Tensor ids = skips_padding ? inputs.input_ids.to(at::kCPU).contiguous() : at::Tensor();
+    const auto* id = skips_padding ? ids.data_ptr<std::int64_t>() : nullptr;
+    for (const std::int64_t length : inputs.text_layout.lengths()) {
+      MMTUNE_ASSERT(length <= info_.max_length);
+      if (skips_padding) {
+        std::int64_t next = shape_.first_position;
+        for (std::int64_t i = 0; i < length; ++i) out[i] = id[i] == shape_.padding ? shape_.padding : next++;
+        id += length;
+      } else {
+        std::iota(out, out + length, shape_.first_position);
+      }
+      out += length;
+    }
+    return positions;
   }
 
   Shape shape_;
@@ -186,14 +220,23 @@ class Bert final : public Backbone {
   nn::LoadReport report_;
 };
 
+template <Family family>
 std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {
-  return std::make_unique<Bert>(config, weights);
+  return std::make_unique<Bert>(config, weights, family);
 }
 
 }  // namespace
 
 Architecture bert_architecture() {
-  return {"bert", {"", "bert."}, "embeddings.word_embeddings.weight", make};
+  return {"bert", {"", "bert."}, "embeddings.word_embeddings.weight", make<Family::bert>};
+}
+
+Architecture roberta_architecture() {
+  return {"roberta", {"", "roberta."}, "embeddings.word_embeddings.weight", make<Family::roberta>};
+}
+
+Architecture xlm_roberta_architecture() {
+  return {"xlm-roberta", {"", "roberta."}, "embeddings.word_embeddings.weight", make<Family::roberta>};
 }
 
 }  // namespace mmtune::backbones

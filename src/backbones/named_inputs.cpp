@@ -63,17 +63,18 @@ at::Tensor optional_input(const TensorMap& inputs, const std::string& name, std:
   return found->second;
 }
 
-ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::int64_t types, std::int64_t positions, std::int64_t width) {
+ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::int64_t types, std::int64_t positions, std::int64_t width,
+                        std::optional<std::int64_t> longest) {
   refuse_unknown_inputs(inputs, {"input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds"});
   const at::Tensor ids = integers(inputs, "input_ids", {});
   const at::Tensor embeds = optional_input(inputs, "inputs_embeds", 3);
   if (ids.defined() == embeds.defined()) throw Error({.what = "exactly one of input_ids and inputs_embeds is needed", .where = "inputs"});
   const at::Tensor& given = ids.defined() ? ids : embeds;
   const std::int64_t batch = given.size(0), length = given.size(1);
-  if (length > positions)
+  if (const std::int64_t most = longest.value_or(positions); length > most)
     throw Error({.what = "sequence is longer than the position table",
                  .where = "inputs",
-                 .expected = "at most " + std::to_string(positions),
+                 .expected = "at most " + std::to_string(most),
                  .got = std::to_string(length)});
   if (embeds.defined() && (embeds.size(2) != width || embeds.scalar_type() != at::kFloat))
     throw Error({.what = "input has the wrong width or dtype",

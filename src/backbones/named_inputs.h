@@ -2,6 +2,7 @@
 // Checks of the tensors that `forward_named` is given: known names, dtypes and shapes.
 
 #include <initializer_list>
+#include <optional>
 #include <string_view>
 
 #include "backbones/backbone.h"
@@ -12,7 +13,9 @@ namespace mmtune::backbones {
 void refuse_unknown_inputs(const TensorMap& inputs, std::initializer_list<std::string_view> known);
 /// The tensor, or an undefined one. Throws Error when its rank differs.
 at::Tensor optional_input(const TensorMap& inputs, const std::string& name, std::int64_t rank);
-/// Text inputs [B, T] → rows with a mask. Throws Error on contradicting shapes and on ids outside [0, vocabulary).
-ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::int64_t types, std::int64_t positions, std::int64_t width);
+/// Text inputs [B, T] → rows with a mask. Throws Error on contradicting shapes, on ids outside [0, vocabulary), and on more than `longest`
+/// tokens (nullopt: `positions`).
+ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::int64_t types, std::int64_t positions, std::int64_t width,
+                        std::optional<std::int64_t> longest = std::nullopt);
 
 }  // namespace mmtune::backbones

@@ -9,7 +9,7 @@ namespace mmtune::backbones {
 namespace {
 
 std::vector<Architecture> architectures() {
-  return {bert_architecture(), vit_architecture()};
+  return {bert_architecture(), roberta_architecture(), xlm_roberta_architecture(), vit_architecture()};
 }
 
 Architecture architecture_of(const Json& config, const std::string& where) {

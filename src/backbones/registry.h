@@ -20,6 +20,8 @@ struct Architecture {
 };
 
 Architecture bert_architecture();
+Architecture roberta_architecture();
+Architecture xlm_roberta_architecture();
 Architecture vit_architecture();
 
 }  // namespace mmtune::backbones
