@@ -49,6 +49,18 @@ TEST(Roberta, PositionsBeginBehindThePaddingId) {
   EXPECT_TRUE(at::equal(found, model->forward_named({{"input_ids", ids}, {"position_ids", positions}}, {}).at("last_hidden_state")));
 }
 
+// xlm-roberta is the same model under another name; its tokenizer is not.
+TEST(Roberta, HasTwoNames) {
+  const at::NoGradGuard no_grad;
+  Json other = config();
+  other["model_type"] = "xlm-roberta";
+  const TensorMap inputs{{"input_ids", at::tensor({5, 6, 7}, at::kLong).view({1, 3})}};
+  const auto model = fresh_backbone(other, 3);
+  EXPECT_EQ(model->info().architecture, "xlm-roberta");
+  const at::Tensor expected = fresh_backbone(config(), 3)->forward_named(inputs, {}).at("last_hidden_state");
+  EXPECT_TRUE(at::equal(model->forward_named(inputs, {}).at("last_hidden_state"), expected));
+}
+
 TEST(Roberta, RefusesWhatHasNoPosition) {
   const at::NoGradGuard no_grad;
   const auto model = fresh_backbone(config(), 3);
