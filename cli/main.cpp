@@ -9,7 +9,6 @@
 
 #include "command.h"
 #include "core/error.h"
-#include "nn/block_cache.h"
 
 namespace {
 
@@ -28,7 +27,6 @@ int fail(const std::string& line, int code) {
 
 int main(int argc, char** argv) {
   try {
-    mmtune::nn::use_block_cache();
     const int code = mmtune::cli::dispatch(std::vector<std::string>(argv + 1, argv + argc), mmtune::cli::all_commands());
     // An answer that did not reach its reader (a full disk behind a redirection) is no success.
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
