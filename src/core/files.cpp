@@ -216,7 +216,7 @@ fs::path cache_folder() {
     const char* value = std::getenv(variable);
     return value != nullptr ? value : "";
   };
-  if (const auto own = named("MMTUNE_CACHE"); !own.empty()) return own;
+  if (auto own = named("MMTUNE_CACHE"); !own.empty()) return own;
   if (const auto shared = named("XDG_CACHE_HOME"); !shared.empty()) return shared / "mmtune";
   if (const auto home = named("HOME"); !home.empty()) return home / ".cache" / "mmtune";
   return fs::temp_directory_path() / "mmtune-cache";

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -65,7 +66,7 @@ double seconds(Clock::duration duration) {
 }  // namespace
 
 std::string format_duration(double duration_seconds) {
-  const auto total = static_cast<long long>(std::clamp(duration_seconds, 0.0, 1e9) + 0.5);
+  const auto total = std::llround(std::clamp(duration_seconds, 0.0, 1e9));
   char text[48];
   if (total >= 3600) {
     std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);

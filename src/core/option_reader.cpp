@@ -157,10 +157,8 @@ void OptionReader::visit_field(std::string_view key, FieldRef field, const Field
     std::vector<T> result;
     for (std::size_t i = 0; i < items.size(); ++i) {
       T element{};
-      if (!read_value(items[i], element, spec)) {
-        FieldSpec of_element = spec;
-        return wrong_type(path_of(key) + "[" + std::to_string(i) + "]", items[i], accepted(&element, of_element));
-      }
+      if (!read_value(items[i], element, spec))
+        return wrong_type(path_of(key) + "[" + std::to_string(i) + "]", items[i], accepted(&element, spec));
       result.push_back(std::move(element));
     }
     out = std::move(result);

@@ -106,8 +106,9 @@ void apply_assignment(TomlValue& root, const std::string& assignment) {
           bad_assignment(assignment, "a number below " + std::to_string(node->items.size()) + " in place of " + segment);
         }
         node = &node->items[*index];
-        if (i + 1 == segments.size()) *node = std::move(value);
-        continue;
+        if (i + 1 < segments.size()) continue;
+        *node = std::move(value);
+        return;
       }
       if (node->items.size() != 1) {
         bad_assignment(assignment, "the number of one of the " + std::to_string(node->items.size()) + " tables before '" + segment + "'");

@@ -19,7 +19,6 @@ struct TomlAssumption : std::runtime_error {
 #undef NDEBUG
 #define TOML_ASSERT(condition) ((condition) ? static_cast<void>(0) : broken_assumption(#condition))
 
-
 // Its tables of letters beyond ASCII send characters to branches that it marks as unreachable; there they belong to no table.
 #include <toml++/impl/preprocessor.h>
 #undef TOML_UNREACHABLE
