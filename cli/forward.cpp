@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <memory>
+#include <optional>
 
 #include "arguments.h"
 #include "backbones/backbone.h"
@@ -65,15 +66,23 @@ void add_gradients(const TensorMap& inputs, const TensorMap& gradients, TensorMa
     outputs[std::string(gradient_prefix) + names[i]] = found[i].defined() ? found[i] : at::zeros_like(leaves[i]);
 }
 
+/// The tower that reads these inputs, of a model that has several; nothing where all are needed.
+std::optional<backbones::Modality> tower_for(const TensorMap& inputs) {
+  const bool pictures = inputs.contains("pixel_values");
+  const bool texts = inputs.contains("input_ids") || inputs.contains("inputs_embeds");
+  if (pictures == texts) return std::nullopt;
+  return pictures ? backbones::Modality::image : backbones::Modality::text;
+}
+
 int run(const Options& options) {
   const io::Checkpoint checkpoint = io::Checkpoint::open(io::resolve_model(options.model));
-  const std::unique_ptr<backbones::Backbone> backbone = backbones::open_backbone(checkpoint);
+  auto [inputs, gradients] = read_inputs(options.inputs);
+  const std::unique_ptr<backbones::Backbone> backbone = backbones::open_backbone(checkpoint, tower_for(inputs));
   std::unique_ptr<experts::Expert> expert;
   if (!options.expert.empty()) {
     const std::string fingerprint = options.any_backbone ? "" : io::backbone_fingerprint(checkpoint);
     expert = experts::load_expert(options.expert, *backbone, fingerprint, options.any_backbone);
   }
-  auto [inputs, gradients] = read_inputs(options.inputs);
   if (!gradients.empty())
     for (auto& [name, tensor] : inputs)
       if (tensor.is_floating_point()) tensor.requires_grad_(true);

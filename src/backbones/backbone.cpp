@@ -25,6 +25,18 @@ std::int64_t Backbone::parameter_count() {
   return count;
 }
 
+std::int64_t Backbone::layer_of(std::string_view tensor) {
+  for (const nn::SequenceSite* site : sites().sequences)
+    if (tensor.size() > site->name.size() && tensor.starts_with(site->name) && tensor[site->name.size()] == '.') return site->layer;
+  return 0;
+}
+
+Pooling resolved(Pooling pooling, const BackboneInfo& info) {
+  if (pooling != Pooling::automatic) return pooling;
+  if (info.usual_pooling != Pooling::automatic) return info.usual_pooling;
+  return info.modality == Modality::image ? Pooling::first : Pooling::mean;
+}
+
 at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality) {
   if (pooling == Pooling::automatic) pooling = modality == Modality::image ? Pooling::first : Pooling::mean;
   switch (pooling) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,10 +32,13 @@ struct ModelInputs {
 };
 
 struct ModelOutputs {
-  at::Tensor last_hidden_state;  ///< [N, D], or [B, D] where the context reads only first rows
+  at::Tensor last_hidden_state;  ///< [N, D], or [B, D] where the context reads only the pooled rows
   nn::Layout layout;
   at::Tensor pooler_output;  ///< [B, D]; undefined where the checkpoint has no pooler
+  at::Tensor embeds;         ///< [B, E]: pooler_output projected into the space that several towers share; undefined where there is none
 };
+
+enum class Pooling { automatic, first, mean, pooler, all };
 
 struct BackboneInfo {
   std::string architecture;  ///< model_type of config.json
@@ -43,6 +47,9 @@ struct BackboneInfo {
   std::int64_t layers = 0;
   std::int64_t heads = 0;
   bool has_pooler = false;
+  bool has_class_token = true;  ///< row 0 of a sequence stands for the whole of it
+  /// What `automatic` means for this architecture where it is not `first` for pictures and `mean` for everything else.
+  Pooling usual_pooling = Pooling::automatic;
   std::int64_t max_length = 0;  ///< text: positions; pictures: tokens of a picture
   std::int64_t image_height = 0, image_width = 0, image_channels = 0;
 };
@@ -71,16 +78,21 @@ class Backbone {
   virtual TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) = 0;
 
   std::int64_t parameter_count();  ///< of the backbone's own tensors
+  /// The block that a tensor belongs to, be it the backbone's or an expert's on one of its sites; 0 where it belongs to none.
+  std::int64_t layer_of(std::string_view tensor);
 };
 
-/// Opens a model folder with the architecture that config.json's model_type names; all weights are frozen. Throws Error naming what is
-/// unsupported.
-std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint);
+/// Opens a model folder with the architecture that config.json's model_type names; all weights are frozen. Of a model with several towers
+/// (clip) `tower` chooses one; without it the whole model is opened. Throws Error naming what is unsupported.
+std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint, std::optional<Modality> tower = std::nullopt);
+/// The towers of a model that has several, the usual one first; empty for all others.
+std::vector<Modality> towers_of(const io::Checkpoint& checkpoint);
 /// A backbone of the shape that a config describes, freshly initialised.
-std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed);
+std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed, std::optional<Modality> tower = std::nullopt);
 std::vector<std::string> known_architectures();
 
-enum class Pooling { automatic, first, mean, pooler, all };
+/// What `automatic` means for a backbone; any other value is returned as it is.
+Pooling resolved(Pooling pooling, const BackboneInfo& info);
 /// One row a sequence: [B, D], or [B, T*D] for `all`, which puts the rows of sequences of one length behind each other. `automatic`:
 /// `first` for pictures, `mean` for text.
 at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality);

@@ -66,6 +66,28 @@ std::pair<std::int64_t, std::int64_t> Config::size(const std::string& key) const
   return {side, side};
 }
 
+std::pair<std::int64_t, std::int64_t> Config::size(const std::string& key, std::int64_t fallback) const {
+  return find(key) ? size(key) : std::pair{fallback, fallback};
+}
+
+std::vector<std::int64_t> Config::integers(const std::string& key, std::size_t count) const {
+  const Json* value = find(key);
+  const std::string expected = count == 0 ? "a list of positive integers" : std::to_string(count) + " positive integers";
+  if (!value || !value->is_array() || value->empty() || (count != 0 && value->size() != count)) wrong(key, expected);
+  std::vector<std::int64_t> result;
+  for (const Json& one : *value) {
+    if (!one.is_number_integer() || one < 1 || one > largest_dimension) wrong(key, expected);
+    result.push_back(one.get<std::int64_t>());
+  }
+  return result;
+}
+
+Config Config::section(const std::string& key) const {
+  const Json* value = find(key);
+  if (!value || !value->is_object()) wrong(key, "an object");
+  return {*value, where_ + " (" + key + ")"};
+}
+
 void Config::require(const std::string& key, const Json& only) const {
   const Json* value = find(key);
   if (value && *value != only) wrong(key, only.dump() + " (nothing else is supported)");

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/json.h"
 
@@ -20,6 +22,11 @@ class Config {
   std::string text(const std::string& key, const std::string& fallback) const;
   /// An integer or a pair of integers [height, width].
   std::pair<std::int64_t, std::int64_t> size(const std::string& key) const;
+  std::pair<std::int64_t, std::int64_t> size(const std::string& key, std::int64_t fallback) const;
+  /// A list of `count` positive integers; a count of 0: at least one.
+  std::vector<std::int64_t> integers(const std::string& key, std::size_t count = 0) const;
+  /// The object under `key`, which must be there.
+  Config section(const std::string& key) const;
   /// Throws Error when `key` is there and differs from the only value that is supported.
   void require(const std::string& key, const Json& only) const;
 

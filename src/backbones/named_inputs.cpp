@@ -103,4 +103,20 @@ ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::i
   return result;
 }
 
+at::Tensor picture_input(const TensorMap& inputs, std::int64_t channels, std::int64_t height, std::int64_t width) {
+  const at::Tensor pixels = optional_input(inputs, "pixel_values", 4);
+  if (!pixels.defined()) throw Error({.what = "input is missing", .where = "pixel_values"});
+  if (pixels.scalar_type() != at::kFloat)
+    throw Error(
+        {.what = "input has the wrong dtype", .where = "pixel_values", .expected = "float32", .got = at::toString(pixels.scalar_type())});
+  const bool fits = pixels.size(1) == channels && (height == 0 || (pixels.size(2) == height && pixels.size(3) == width));
+  const auto side = [](std::int64_t size, const char* any) { return size == 0 ? std::string(any) : std::to_string(size); };
+  if (!fits)
+    throw Error({.what = "input has the wrong shape",
+                 .where = "pixel_values",
+                 .expected = "[B, " + std::to_string(channels) + ", " + side(height, "H") + ", " + side(width, "W") + "]",
+                 .got = shape_text(pixels)});
+  return pixels;
+}
+
 }  // namespace mmtune::backbones

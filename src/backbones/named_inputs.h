@@ -17,5 +17,8 @@ at::Tensor optional_input(const TensorMap& inputs, const std::string& name, std:
 /// tokens (nullopt: `positions`).
 ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::int64_t types, std::int64_t positions, std::int64_t width,
                         std::optional<std::int64_t> longest = std::nullopt);
+/// The tensor pixel_values, float32 [B, channels, height, width]. A height and width of 0: pictures of any size. Throws Error when it is
+/// missing or another.
+at::Tensor picture_input(const TensorMap& inputs, std::int64_t channels, std::int64_t height, std::int64_t width);
 
 }  // namespace mmtune::backbones

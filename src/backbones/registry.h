@@ -17,11 +17,18 @@ struct Architecture {
   std::string_view probe;             ///< a tensor that every checkpoint of this architecture has
   /// Builds the model from its tensors. Called with a fresh source too.
   std::unique_ptr<Backbone> (*make)(const Config& config, const nn::Weights& weights);
+  /// The tower that this entry opens, where a model has several and each has an entry; otherwise the whole model.
+  std::optional<Modality> tower = std::nullopt;
 };
 
 Architecture bert_architecture();
 Architecture roberta_architecture();
 Architecture xlm_roberta_architecture();
 Architecture vit_architecture();
+Architecture clip_architecture();
+Architecture clip_image_tower();
+Architecture clip_text_tower();
+Architecture clip_vision_architecture();
+Architecture clip_text_architecture();
 
 }  // namespace mmtune::backbones

@@ -2,9 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include <sstream>
-
 #include "backbones/named_inputs.h"
+#include "backbones/patches.h"
 #include "backbones/registry.h"
 #include "core/error.h"
 #include "nn/self_attention.h"
@@ -158,22 +157,8 @@ class Vit final : public Backbone {
 
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
     refuse_unknown_inputs(inputs, {"pixel_values"});
-    const at::Tensor pixels = optional_input(inputs, "pixel_values", 4);
-    if (!pixels.defined()) throw Error({.what = "input is missing", .where = "pixel_values"});
-    if (pixels.scalar_type() != at::kFloat)
-      throw Error(
-          {.what = "input has the wrong dtype", .where = "pixel_values", .expected = "float32", .got = at::toString(pixels.scalar_type())});
-    if (pixels.size(1) != shape_.channels || pixels.size(2) != shape_.height || pixels.size(3) != shape_.image_width) {
-      std::ostringstream got;
-      got << pixels.sizes();
-      throw Error({.what = "input has the wrong shape",
-                   .where = "pixel_values",
-                   .expected = "[B, " + std::to_string(shape_.channels) + ", " + std::to_string(shape_.height) + ", " +
-                               std::to_string(shape_.image_width) + "]",
-                   .got = got.str()});
-    }
     ModelInputs batch;
-    batch.pixel_values = pixels;
+    batch.pixel_values = picture_input(inputs, shape_.channels, shape_.height, shape_.image_width);
     const ModelOutputs outputs = forward(batch, context);
     TensorMap result{{"last_hidden_state", outputs.last_hidden_state.view({outputs.layout.batch(), -1, shape_.width})}};
     if (outputs.pooler_output.defined()) result["pooler_output"] = outputs.pooler_output;
@@ -191,15 +176,10 @@ class Vit final : public Backbone {
   }
 
  private:
-  /// The stride equals the kernel, so the convolution is one matrix product over patches.
   nn::Tokens embed(at::Tensor pixels, const nn::Context& context) const {
     if (input_.hook) pixels = input_.hook->apply(pixels, context);
-    const std::int64_t batch = pixels.size(0), down = shape_.height / shape_.patch_height, across = shape_.image_width / shape_.patch_width;
-    const at::Tensor patches = pixels.slice(2, 0, down * shape_.patch_height)
-                                   .slice(3, 0, across * shape_.patch_width)
-                                   .reshape({batch, shape_.channels, down, shape_.patch_height, across, shape_.patch_width})
-                                   .permute({0, 2, 4, 1, 3, 5})
-                                   .reshape({batch, shape_.patches(), shape_.patch_size()});
+    const std::int64_t batch = pixels.size(0);
+    const at::Tensor patches = patches_of(pixels, shape_.patch_height, shape_.patch_width);
     const at::Tensor embedded = at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_);
     const at::Tensor x = at::cat({class_token_.expand({batch, 1, shape_.width}), embedded}, 1) + positions_;
     return {x.view({-1, shape_.width}), nn::Layout::uniform(batch, shape_.patches() + 1)};

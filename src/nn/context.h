@@ -8,8 +8,9 @@
 
 namespace mmtune::nn {
 
-/// Which rows of the last block's output somebody reads. `first`: only row 0 of every sequence (class token); the last block then
-/// computes no other row's query, output projection or feed-forward.
+/// Which rows of the last block's output somebody reads. `first`: only the one that stands for a sequence (row 0, the class token; in
+/// CLIP's text tower the end-of-text token); the last block then computes no other row's query, output projection or feed-forward. A
+/// backbone that pools all its rows ignores it.
 enum class ReadRows { all, first };
 
 struct Context {

@@ -48,9 +48,22 @@ class LayerNorm {
   at::Tensor weight_, bias_;
 };
 
+/// What may be asked of attention() beyond queries, keys and values.
+struct AttentionOptions {
+  /// Rows in front of every sequence's keys and values.
+  const KeyValueRows* prefix = nullptr;
+  /// Aligned at the end: query i of Tq sees key j of Tk where j - i <= Tk - Tq, so that prefix rows are visible to every query.
+  bool causal = false;
+  /// [H, Tq, Tk], added to the scaled scores of every sequence (all of one length); 0 for prefix rows. Its gradient is computed where it
+  /// is wanted.
+  at::Tensor bias;
+  /// [G, Tq, Tk], added too, to all heads: sequence b takes entry b mod G. It has no gradient.
+  at::Tensor group_bias;
+};
+
 /// Scaled dot-product attention over sequences of a layout. q [Nq, H*d] with `query_layout`, k and v [Nk, H*d] with `key_layout` (the same
-/// batch); `prefix` rows stand in front of every sequence's keys and values. Result [Nq, H*d]. Softmax(q kᵀ / sqrt(d)) over visible keys.
+/// batch). Result [Nq, H*d]. Softmax(q kᵀ / sqrt(d) + biases) over visible keys.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t heads, const Layout& query_layout,
-                     const Layout& key_layout, const KeyValueRows* prefix = nullptr);
+                     const Layout& key_layout, const AttentionOptions& options = {});
 
 }  // namespace mmtune::nn

@@ -1,6 +1,8 @@
 #include "nn/sites.h"
 
+#include <algorithm>
 #include <array>
+#include <string>
 #include <utility>
 
 namespace mmtune::nn {
@@ -23,20 +25,30 @@ bool matches_plain(std::string_view name, std::string_view pattern) {
   return name.size() > pattern.size() && name.ends_with(pattern) && name[name.size() - pattern.size() - 1] == '.';
 }
 
+/// The pattern in the other of the two families of names that checkpoints have for attention's three maps.
+std::string renamed(std::string_view pattern) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 3> names = {
+      {{"q_proj", "query"}, {"k_proj", "key"}, {"v_proj", "value"}}};
+  std::string result;
+  for (std::size_t begin = 0; begin <= pattern.size();) {
+    const std::size_t end = std::min(pattern.find('.', begin), pattern.size());
+    std::string_view part = pattern.substr(begin, end - begin);
+    for (const auto& [one, other] : names) {
+      if (part == one || part == other) {
+        part = part == one ? other : one;
+        break;
+      }
+    }
+    result += (begin == 0 ? "" : ".") + std::string(part);
+    begin = end + 1;
+  }
+  return result;
+}
+
 }  // namespace
 
 bool matches(std::string_view name, std::string_view pattern) {
-  if (matches_plain(name, pattern)) return true;
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 3> newer = {
-      {{"q_proj", "query"}, {"k_proj", "key"}, {"v_proj", "value"}}};
-  for (const auto& [theirs, published] : newer) {
-    const std::size_t found = pattern.rfind(theirs);
-    if (found == std::string_view::npos) continue;
-    std::string translated(pattern);
-    translated.replace(found, theirs.size(), published);
-    if (matches_plain(name, translated)) return true;
-  }
-  return false;
+  return matches_plain(name, pattern) || matches_plain(name, renamed(pattern));
 }
 
 }  // namespace mmtune::nn

@@ -132,7 +132,7 @@ struct SiteTable {
 };
 
 /// Whether `name` is chosen by `pattern`: equal, ends with "." + pattern (PEFT's rule for target_modules), or matches it as a glob with
-/// '*'. Patterns may use transformers' newer module names (q_proj, k_proj, v_proj) for query, key, value.
+/// '*'. query, key, value and q_proj, k_proj, v_proj stand for each other: what a checkpoint calls them depends on its architecture.
 bool matches(std::string_view name, std::string_view pattern);
 
 }  // namespace mmtune::nn

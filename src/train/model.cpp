@@ -26,6 +26,21 @@ Modality modality_of(const std::vector<std::unique_ptr<Tower>>& towers, std::siz
   return towers[tower]->modality();
 }
 
+/// What a field holds; nothing where the backbone decides.
+std::optional<Modality> modality_of(InputField field) {
+  switch (field) {
+    case InputField::text:
+    case InputField::text_pair:
+      return Modality::text;
+    case InputField::image:
+    case InputField::image_pair:
+      return Modality::image;
+    case InputField::automatic:
+      break;
+  }
+  return std::nullopt;
+}
+
 std::string_view name_of(ExpertTower tower) {
   return tower == ExpertTower::main ? "main" : "condition";
 }
@@ -34,8 +49,13 @@ std::string_view name_of(ExpertTower tower) {
 
 Model::Model(const Recipe& recipe) {
   const BackboneSection& section = recipe.backbone;
-  towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling));
-  if (!section.condition.empty()) towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling));
+  towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling, modality_of(section.main_input)));
+  if (!section.condition.empty()) {
+    // A model with two towers serves as both: where nothing else is said, the condition reads what the main tower does not.
+    std::optional<Modality> modality = modality_of(section.condition_input);
+    if (!modality && section.condition == section.main && modality_of(towers_, 0) == Modality::image) modality = Modality::text;
+    towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling, modality));
+  }
   stores_.resize(towers_.size());
 
   // Two towers of one modality share a pair: the first reads its first half, the second the other.

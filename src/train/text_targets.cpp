@@ -58,7 +58,7 @@ TextTargets embed_texts(const std::string& model, const std::vector<Picture>& pi
     throw Error({.what = "no picture has a text", .where = "data.pictures", .hint = "leave the [text] table out to train without"});
 
   const io::Checkpoint checkpoint = io::Checkpoint::open(io::resolve_model(model));
-  const std::unique_ptr<backbones::Backbone> encoder = backbones::open_backbone(checkpoint);
+  const std::unique_ptr<backbones::Backbone> encoder = backbones::open_backbone(checkpoint, backbones::Modality::text);
   if (encoder->info().modality != backbones::Modality::text)
     throw UsageError({.what = "not a text encoder", .where = "text.model", .got = encoder->info().architecture});
   const std::unique_ptr<text::Tokenizer> tokenizer = text::Tokenizer::open(checkpoint.folder());

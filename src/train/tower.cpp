@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 
 #include "core/error.h"
@@ -14,13 +13,22 @@ namespace mmtune::train {
 using backbones::Modality;
 using backbones::Pooling;
 
-Tower::Tower(std::string name, const std::string& model, Pooling pooling)
+namespace {
+
+/// The tower of a model with several that is opened where none is asked for.
+std::optional<Modality> chosen_tower(const io::Checkpoint& checkpoint, std::optional<Modality> modality) {
+  const std::vector<Modality> towers = backbones::towers_of(checkpoint);
+  return modality || towers.empty() ? modality : towers.front();
+}
+
+}  // namespace
+
+Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::optional<Modality> modality)
     : name_(std::move(name)),
       checkpoint_(io::Checkpoint::open(io::resolve_model(model))),
-      backbone_(backbones::open_backbone(checkpoint_)),
-      pooling_(pooling) {
+      backbone_(backbones::open_backbone(checkpoint_, chosen_tower(checkpoint_, modality))),
+      pooling_(backbones::resolved(pooling, backbone_->info())) {
   const backbones::BackboneInfo& info = backbone_->info();
-  if (pooling_ == Pooling::automatic) pooling_ = info.modality == Modality::image ? Pooling::first : Pooling::mean;
   if (pooling_ == Pooling::pooler && !info.has_pooler)
     throw UsageError({.what = "the checkpoint has no pooler",
                       .where = "backbone." + name_ + "_pooling",
@@ -31,6 +39,11 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling)
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"first\", \"mean\" or \"pooler\"",
                       .got = "\"all\" (" + checkpoint_.folder().string() + ")"});
+  if (pooling_ == Pooling::first && !info.has_class_token)
+    throw UsageError({.what = "the backbone has no class token",
+                      .where = "backbone." + name_ + "_pooling",
+                      .expected = "\"pooler\" or \"mean\"",
+                      .got = "\"first\" (" + checkpoint_.folder().string() + ")"});
 }
 
 void Tower::open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing) {
@@ -42,7 +55,11 @@ void Tower::add_expert(std::unique_ptr<experts::Expert> expert) {
   const std::vector<nn::NamedTensor> trained = tensors();
   trainable_ = !trained.empty();
   const auto layers = static_cast<double>(std::max<std::int64_t>(backbone_->info().layers, 1));
-  if (trainable_) backward_share_ = std::clamp((layers - static_cast<double>(lowest_layer(trained))) / layers, 0.0, 1.0);
+  std::optional<std::int64_t> lowest;
+  for (const auto& one : experts_)
+    for (const nn::NamedTensor& item : one->tensors())
+      lowest = std::min(lowest.value_or(backbone_->info().layers), backbone_->layer_of(item.name));
+  if (lowest) backward_share_ = std::clamp((layers - static_cast<double>(*lowest)) / layers, 0.0, 1.0);
 }
 
 std::vector<nn::NamedTensor> Tower::tensors() const {
@@ -88,20 +105,6 @@ PassMacs Tower::macs(std::int64_t tokens) const {
     total.backward += 2 * extra;
   }
   return total;
-}
-
-std::int64_t lowest_layer(const std::vector<nn::NamedTensor>& tensors) {
-  std::int64_t lowest = -1;
-  for (const nn::NamedTensor& item : tensors) {
-    const std::size_t found = item.name.find("layer.");
-    std::int64_t layer = 0;
-    if (found != std::string::npos) {
-      const char* begin = item.name.data() + found + 6;
-      if (std::from_chars(begin, item.name.data() + item.name.size(), layer).ec != std::errc()) layer = 0;
-    }
-    lowest = lowest < 0 ? layer : std::min(lowest, layer);
-  }
-  return std::max<std::int64_t>(lowest, 0);
 }
 
 }  // namespace mmtune::train

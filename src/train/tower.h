@@ -26,8 +26,9 @@ struct PassMacs {
 
 class Tower {
  public:
-  /// Opens the model. `name` is "main" or "condition". Throws Error (missing files, unsupported architecture, no pooler).
-  Tower(std::string name, const std::string& model, backbones::Pooling pooling);
+  /// Opens the model. `name` is "main" or "condition". `modality` chooses the tower of a model that has several; by default the usual one.
+  /// Throws Error (missing files, unsupported architecture, no pooler, no class token).
+  Tower(std::string name, const std::string& model, backbones::Pooling pooling, std::optional<backbones::Modality> modality = std::nullopt);
   /// Opens what reads its inputs: the folder's tokenizer or image processor. Needed before reader().
   void open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing);
 
@@ -64,8 +65,5 @@ class Tower {
   bool trainable_ = false;
   double backward_share_ = 0;  ///< of the backbone's forward operations that gradients of the tokens cost
 };
-
-/// The lowest layer that any of the names belongs to ("…layer.7.…"); 0 where a name belongs to none.
-std::int64_t lowest_layer(const std::vector<nn::NamedTensor>& tensors);
 
 }  // namespace mmtune::train

@@ -20,10 +20,15 @@ struct Registration {
 constexpr std::array registrations = {
     Registration{"ViTImageProcessor", make_vit_processor},
     Registration{"ViTFeatureExtractor", make_vit_processor},
+    Registration{"CLIPImageProcessor", make_clip_processor},
+    Registration{"CLIPFeatureExtractor", make_clip_processor},
 };
 
 // Processors that folders without a type are given, by config.json's model_type.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 1> defaults = {{{"vit", "ViTImageProcessor"}}};
+constexpr std::array<std::pair<std::string_view, std::string_view>, 4> defaults = {{{"vit", "ViTImageProcessor"},
+                                                                                    {"swin", "ViTImageProcessor"},
+                                                                                    {"clip", "CLIPImageProcessor"},
+                                                                                    {"clip_vision_model", "CLIPImageProcessor"}}};
 
 std::string known_types() {
   std::string list;

@@ -1,6 +1,8 @@
 #include "vision/processor_fields.h"
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <utility>
 
 #include "core/error.h"
@@ -72,21 +74,34 @@ std::array<double, 3> ProcessorFields::channels(const char* key, const std::arra
   return channels;
 }
 
-Size ProcessorFields::size(const char* key, Size standard) const {
+Size ProcessorFields::size(const char* key, Size standard, Number number) const {
   const Json* value = find(key);
   if (value == nullptr) return standard;
-  if (is_side(*value)) return {value->get<std::int64_t>(), value->get<std::int64_t>()};
+  if (is_side(*value)) {
+    const auto side = value->get<std::int64_t>();
+    return number == Number::square ? Size{.height = side, .width = side} : Size{.shortest_edge = side};
+  }
   if (value->is_array() && value->size() == 2 && is_side((*value)[0]) && is_side((*value)[1])) {
-    return {(*value)[0].get<std::int64_t>(), (*value)[1].get<std::int64_t>()};
+    return {.height = (*value)[0].get<std::int64_t>(), .width = (*value)[1].get<std::int64_t>()};
   }
-  if (value->is_object() && value->contains("height") && value->contains("width") && is_side((*value)["height"]) &&
-      is_side((*value)["width"])) {
-    // transformers 5 writes the other ways to give a size beside these, as null.
-    bool others = false;
-    for (const auto& [name, other] : value->items()) others = others || (name != "height" && name != "width" && !other.is_null());
-    if (!others) return {(*value)["height"].get<std::int64_t>(), (*value)["width"].get<std::int64_t>()};
+  if (value->is_object()) {
+    // transformers 5 writes the other ways to give a size beside the one that counts, as null.
+    const auto only = [&](std::initializer_list<const char*> names) {
+      std::size_t found = 0;
+      for (const auto& [name, side] : value->items()) {
+        if (side.is_null()) continue;
+        const bool wanted = std::any_of(names.begin(), names.end(), [&name = name](const char* one) { return name == one; });
+        if (!wanted || !is_side(side)) return false;
+        ++found;
+      }
+      return found == names.size();
+    };
+    if (only({"height", "width"}))
+      return {.height = (*value)["height"].get<std::int64_t>(), .width = (*value)["width"].get<std::int64_t>()};
+    if (only({"shortest_edge"})) return {.shortest_edge = (*value)["shortest_edge"].get<std::int64_t>()};
   }
-  refuse(key, "n, [height, width] or {\"height\", \"width\"} with sides from 1 to " + std::to_string(max_side), *value);
+  refuse(key, "n, [height, width], {\"height\", \"width\"} or {\"shortest_edge\"} with sides from 1 to " + std::to_string(max_side),
+         *value);
 }
 
 Filter ProcessorFields::filter(const char* key, Filter standard) const {

@@ -12,10 +12,15 @@
 
 namespace mmtune::vision {
 
+/// A fixed height and width, or the length of the shorter edge with the picture's own proportions.
 struct Size {
   std::int64_t height = 0;
   std::int64_t width = 0;
+  std::int64_t shortest_edge = 0;  ///< 0: height and width are given
 };
+
+/// What a bare number n means for a size.
+enum class Number { square, shortest_edge };
 
 /// "bilinear" and so on.
 std::string_view filter_name(Filter filter);
@@ -29,8 +34,8 @@ class ProcessorFields {
   double number(const char* key, double standard) const;  ///< finite
   /// One number for all channels, or three.
   std::array<double, 3> channels(const char* key, const std::array<double, 3>& standard) const;
-  /// {"height": h, "width": w}, [h, w], or n for a square.
-  Size size(const char* key, Size standard) const;
+  /// {"height": h, "width": w}, {"shortest_edge": n}, [h, w] or n.
+  Size size(const char* key, Size standard, Number number = Number::square) const;
   /// PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
   Filter filter(const char* key, Filter standard) const;
 

@@ -10,5 +10,6 @@
 namespace mmtune::vision {
 
 std::unique_ptr<ImageProcessor> make_vit_processor(const Json& config, const std::string& where);
+std::unique_ptr<ImageProcessor> make_clip_processor(const Json& config, const std::string& where);
 
 }  // namespace mmtune::vision

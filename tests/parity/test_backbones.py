@@ -6,6 +6,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from compare import close, forward, randomise  # noqa: E402
+
 BERT = [
     dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=97),
     dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40, vocab_size=50, hidden_act="gelu_new", type_vocab_size=3),
@@ -16,26 +18,6 @@ VIT = [
     dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40, image_size=30, patch_size=10, qkv_bias=False),
     dict(hidden_size=20, num_hidden_layers=1, num_attention_heads=5, intermediate_size=30, image_size=16, patch_size=4, hidden_act="gelu_pytorch_tanh", num_channels=1),
 ]
-
-
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max().item() <= 1e-4
-
-
-def randomise(model):
-    """Weights large enough that every part of the model matters, biases and norms included."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
-
-
-def forward(succeeds, tmp_path, folder, inputs):
-    save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, tmp_path / "x.safetensors")
-    succeeds("forward", folder, "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
-    return load_file(tmp_path / "y.safetensors")
 
 
 @pytest.mark.parametrize("shape", BERT)

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from reference import Encoder  # noqa: E402
+from reference import NAMES, Encoder  # noqa: E402
 
 LAYERS, HEADS, WIDTH = 3, 4, 32
 
@@ -22,6 +22,17 @@ def make(family, folder):
         mask = torch.ones(3, 9, dtype=torch.long)
         mask[1, 4:] = 0
         inputs = {"input_ids": ids, "attention_mask": mask}
+    elif family == "clip_text":
+        config = transformers.CLIPTextConfig(vocab_size=60, max_position_embeddings=40, bos_token_id=57, eos_token_id=58, **shape)
+        model = transformers.CLIPTextModel(config)
+        ids = torch.randint(0, 60, (3, 9))
+        mask = torch.ones(3, 9, dtype=torch.long)
+        mask[1, 4:] = 0
+        inputs = {"input_ids": ids, "attention_mask": mask}
+    elif family == "clip_image":
+        model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(image_size=16, patch_size=4, **shape))
+        inputs = {"pixel_values": torch.randn(2, 3, 16, 16)}
+        mask = torch.ones(2, 17, dtype=torch.long)
     else:
         model = transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=4, **shape), add_pooling_layer=False)
         inputs = {"pixel_values": torch.randn(2, 3, 16, 16)}
@@ -30,7 +41,9 @@ def make(family, folder):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.eval().save_pretrained(folder)
-    embedded = model.embeddings(inputs["input_ids"]) if family == "bert" else model.embeddings(inputs["pixel_values"])
+    embedded = model.embeddings(inputs["input_ids"]) if "input_ids" in inputs else model.embeddings(inputs["pixel_values"])
+    if family == "clip_image":
+        embedded = model.pre_layrnorm(embedded)
     encoder = Encoder(load_file(folder / "model.safetensors"), family, LAYERS, HEADS, model.config.layer_norm_eps)
     return model, encoder, inputs, embedded.detach(), mask.bool()
 
@@ -52,7 +65,7 @@ def same(ours, theirs, mask):
     assert (ours - theirs)[mask].abs().max().item() <= 1e-4
 
 
-FAMILIES = pytest.mark.parametrize("family", ["bert", "vit"])
+FAMILIES = pytest.mark.parametrize("family", ["bert", "vit", "clip_image", "clip_text"])
 
 
 @FAMILIES
@@ -78,7 +91,7 @@ def test_prompt(succeeds, tmp_path, family, deep):
     _, encoder, inputs, embedded, mask = make(family, tmp_path / "model")
     tables = [torch.randn(4, WIDTH) for _ in range(LAYERS)]
     if deep:
-        tensors = {f"base_model.model.encoder.layer.{i}.prompt_embeddings": table for i, table in enumerate(tables)}
+        tensors = {f"base_model.model.{NAMES[family]['layer']}.{i}.prompt_embeddings": table for i, table in enumerate(tables)}
     else:
         tensors = {"prompt_embeddings": tables[0]}
     write_expert(tmp_path / "expert", {"peft_type": "MMTUNE_DEEP_PROMPT" if deep else "MMTUNE_PROMPT", "num_virtual_tokens": 4}, tensors)
@@ -91,8 +104,9 @@ def test_adapter(succeeds, tmp_path, family, variant):
     _, encoder, inputs, embedded, mask = make(family, tmp_path / "model")
     tensors = {}
     for layer in range(LAYERS):
-        for place in ("attention.output", "output") if variant == "houlsby" else ("output",):
-            base = f"encoder.layer.{layer}.{place}.adapter"
+        places = [NAMES[family]["attention_output"], NAMES[family]["feed_forward"]]
+        for place in places if variant == "houlsby" else places[1:]:
+            base = f"{NAMES[family]['layer']}.{layer}.{place}.adapter"
             for name, shape in (("down_proj.weight", (6, WIDTH)), ("down_proj.bias", (6,)), ("up_proj.weight", (WIDTH, 6)), ("up_proj.bias", (WIDTH,))):
                 tensors[f"{base}.{name}"] = torch.randn(shape) * 0.3
     write_expert(tmp_path / "expert", {"peft_type": "MMTUNE_ADAPTER", "variant": variant, "bottleneck": 6, "activation": "relu"},

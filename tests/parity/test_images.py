@@ -153,10 +153,30 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_vit_processor_equals_transformers(name, store, tmp_path):
+CLIP_CONFIGS = {
+    "standard": {},
+    "small": {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 36}},
+    "number": {"size": 33, "crop_size": 33, "resample": 2},
+    "padded": {"size": {"shortest_edge": 20}, "crop_size": {"height": 61, "width": 30}},
+    "padded_oddly": {"do_resize": False, "crop_size": {"height": 90, "width": 101}},
+    "fixed": {"size": {"height": 50, "width": 60}, "crop_size": {"height": 50, "width": 60}},
+    "no_crop": {"do_center_crop": False, "size": {"shortest_edge": 48}},
+    "no_normalize": {"do_normalize": False, "do_rescale": False},
+}
+VIT_CONFIGS = CONFIGS | {
+    "swin": {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": {"height": 224, "width": 224}},
+    "proportions": {"size": {"shortest_edge": 50}},
+    "cropped": {"size": {"height": 64, "width": 80}, "do_center_crop": True, "crop_size": {"height": 48, "width": 50}},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("ViT", name) for name in VIT_CONFIGS] + [("CLIP", name) for name in CLIP_CONFIGS]
+)
+def test_processors_equal_transformers(family, name, store, tmp_path):
     transformers = pytest.importorskip("transformers")
-    reference = transformers.ViTImageProcessorPil(**CONFIGS[name])
+    configs = {"ViT": VIT_CONFIGS, "CLIP": CLIP_CONFIGS}[family]
+    reference = getattr(transformers, f"{family}ImageProcessorPil")(**configs[name])
     reference.save_pretrained(tmp_path)
     items = [item for item in pictures.everything() if item[0].endswith(("_33x47_420.jpg", "exif_6.jpg", "rgb_64.png", "rgba_131.png"))]
     items += real_pictures(3)
@@ -165,6 +185,13 @@ def test_vit_processor_equals_transformers(name, store, tmp_path):
         want = reference(Image.fromarray(by_pillow(data)), return_tensors="np")["pixel_values"][0].astype(np.float32)
         assert got.shape == want.shape, label
         assert np.array_equal(got, want), f"{label}: off by up to {np.abs(got - want).max()}"
+
+
+def test_a_picture_too_thin_for_its_proportions_is_refused(store, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor"}))
+    thin = pictures.encode(Image.new("RGB", (1, 20000)), "PNG")
+    (result,) = run_tool(["process", tmp_path], store([("thin.png", thin)]), np.float32)
+    assert isinstance(result, str) and "too thin" in result and "1 x 20000" in result
 
 
 def processor_with(folder, config, model=None):
@@ -193,6 +220,8 @@ def test_spellings_of_the_standard_processor(config, tmp_path):
 
 def test_untyped_processor_follows_the_model(tmp_path):
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "vit"}).stdout.startswith("ViTImageProcessor size=32x32")
+    assert processor_with(tmp_path, {"size": 32}, {"model_type": "swin"}).stdout.startswith("ViTImageProcessor size=32x32")
+    assert processor_with(tmp_path, {"size": 32}, {"model_type": "clip"}).stdout.startswith("CLIPImageProcessor size=shortest_edge:32")
     result = processor_with(tmp_path, {"size": 32}, {"model_type": "bert"})
     assert result.returncode == 1 and "bert" in result.stderr
 
@@ -204,7 +233,9 @@ def test_untyped_processor_follows_the_model(tmp_path):
         ({"image_processor_type": 3}, "image_processor_type"),
         ({}, "image_processor_type is missing"),
         ([], "not a JSON object"),
-        ({"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 224}}, "size"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 224}}, "size"),
+        ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224, "longest_edge": 300}}, "size"),
+        ({"image_processor_type": "CLIPImageProcessor", "crop_size": {"shortest_edge": 224}}, "crop_size"),
         ({"image_processor_type": "ViTImageProcessor", "size": 0}, "size"),
         ({"image_processor_type": "ViTImageProcessor", "size": 10**9}, "size"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 9}, "resample"),

@@ -59,6 +59,65 @@ TEST(Backbones, ReadingFirstRowsChangesNothingButTheWork) {
   EXPECT_LT(vit->macs(10, true), vit->macs(10, false));
 }
 
+Json clip_text_config() {
+  return {{"model_type", "clip_text_model"},
+          {"hidden_size", 16},
+          {"num_attention_heads", 4},
+          {"intermediate_size", 24},
+          {"num_hidden_layers", 3},
+          {"vocab_size", 40},
+          {"projection_dim", 6},
+          {"max_position_embeddings", 20},
+          {"eos_token_id", 9}};
+}
+
+/// Texts whose end token (9) is their last, then padding of any kind.
+ModelInputs clip_texts(bool packed, bool masked) {
+  ModelInputs inputs;
+  const std::vector<std::int64_t> ids = {1, 4, 9, 0, 0, 2, 5, 6, 7, 9};
+  if (packed) {
+    inputs.text_layout = nn::Layout::packed({3, 5});
+    inputs.input_ids = at::tensor(std::vector<std::int64_t>{1, 4, 9, 2, 5, 6, 7, 9}, at::kLong);
+    return inputs;
+  }
+  const at::Tensor all = at::tensor(ids, at::kLong);
+  inputs.text_layout = nn::Layout::uniform(2, 5, masked ? all.ne(0).view({2, 5}) : at::Tensor());
+  inputs.input_ids = all;
+  return inputs;
+}
+
+TEST(ClipText, PooledRowsNeedNoOthers) {
+  const auto clip = fresh_backbone(clip_text_config(), 3);
+  const at::NoGradGuard no_grad;
+  nn::Context pooled;
+  pooled.read = nn::ReadRows::first;
+  const at::Tensor expected = clip->forward(clip_texts(false, false), {}).pooler_output;
+  for (const bool packed : {false, true}) {
+    for (const bool masked : {false, true}) {
+      const ModelOutputs all = clip->forward(clip_texts(packed, masked), {}), some = clip->forward(clip_texts(packed, masked), pooled);
+      EXPECT_TRUE(at::allclose(all.pooler_output, expected, 1e-4, 1e-5));
+      EXPECT_TRUE(at::allclose(some.pooler_output, expected, 1e-4, 1e-5));
+      EXPECT_TRUE(at::equal(some.last_hidden_state, some.pooler_output));
+      EXPECT_TRUE(at::allclose(some.embeds, all.embeds, 1e-4, 1e-5));
+    }
+  }
+}
+
+// A hole in the mask cannot be packed away: all rows are computed then.
+TEST(ClipText, MaskedRowsBeforeTheEndAreRespected) {
+  const auto clip = fresh_backbone(clip_text_config(), 3);
+  const at::NoGradGuard no_grad;
+  nn::Context pooled;
+  pooled.read = nn::ReadRows::first;
+  ModelInputs inputs = clip_texts(false, false);
+  at::Tensor mask = at::ones({2, 5}, at::kBool);
+  mask[0][1] = false;
+  inputs.text_layout = nn::Layout::uniform(2, 5, mask);
+  const at::Tensor masked = clip->forward(inputs, {}).pooler_output;
+  EXPECT_TRUE(at::allclose(clip->forward(inputs, pooled).pooler_output, masked, 1e-4, 1e-5));
+  EXPECT_FALSE(at::allclose(clip->forward(clip_texts(false, false), {}).pooler_output, masked, 1e-4, 1e-5));
+}
+
 // 12 blocks of 4 D² T + 2 T² D + 8 D² T, and the pooler's D²: BERT-base at 128 tokens; ViT-B/16 at 224² has 197 rows and the patch
 // embedding.
 TEST(Backbones, OperationsEqualTheHandFormulas) {

@@ -20,11 +20,15 @@ struct Case {
   bool packed;
 };
 
+bool reads_text(const std::string& family) {
+  return family == "bert" || family == "clip_text_model";
+}
+
 std::unique_ptr<Backbone> make_backbone(const std::string& family) {
   Json config = {
       {"model_type", family}, {"hidden_size", 16}, {"num_attention_heads", 2}, {"intermediate_size", 24}, {"num_hidden_layers", 2}};
-  if (family == "bert") {
-    config.update({{"vocab_size", 30}, {"max_position_embeddings", 20}});
+  if (reads_text(family)) {
+    config.update({{"vocab_size", 30}, {"max_position_embeddings", 20}, {"eos_token_id", 8}});
   } else {
     config.update({{"image_size", 12}, {"patch_size", 4}});
   }
@@ -33,7 +37,7 @@ std::unique_ptr<Backbone> make_backbone(const std::string& family) {
 
 backbones::ModelInputs make_inputs(const Case& one) {
   backbones::ModelInputs inputs;
-  if (one.family == "bert") {
+  if (reads_text(one.family)) {
     inputs.text_layout = one.packed ? nn::Layout::packed({3, 6}) : nn::Layout::uniform(3, 3);
     inputs.input_ids = at::arange(9, at::kLong);
   } else {
@@ -136,6 +140,9 @@ std::vector<Case> cases() {
     all.push_back({kind, "bert", false});
     all.push_back({kind, "bert", true});
     all.push_back({kind, "vit", false});
+    all.push_back({kind, "clip_vision_model", false});
+    all.push_back({kind, "clip_text_model", false});
+    all.push_back({kind, "clip_text_model", true});
   }
   return all;
 }

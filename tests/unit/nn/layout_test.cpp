@@ -82,7 +82,7 @@ TEST(Attention, PrefixRowsAreKeysOfEverySequence) {
   const Layout layout = Layout::packed({2, 4});
   const at::Tensor q = normal({6, 4}), k = normal({6, 4}), v = normal({6, 4});
   const KeyValueRows prefix{normal({3, 2, 2}), normal({3, 2, 2})};
-  const at::Tensor out = attention(q, k, v, 2, layout, layout, &prefix);
+  const at::Tensor out = attention(q, k, v, 2, layout, layout, {.prefix = &prefix});
   const at::Tensor keys = at::cat({prefix.keys.flatten(1), k.narrow(0, 2, 4)}),
                    values = at::cat({prefix.values.flatten(1), v.narrow(0, 2, 4)});
   const at::Tensor second = attention(q.narrow(0, 2, 4), keys, values, 2, Layout::uniform(1, 4), Layout::uniform(1, 7));

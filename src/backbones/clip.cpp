@@ -1,0 +1,130 @@
+// CLIP (model_type "clip", "clip_vision_model" and "clip_text_model"; Radford et al. 2021, arXiv 2103.00020): the registrations, and the
+// whole model, which compares pictures and texts.
+
+#include <ATen/ATen.h>
+
+#include "backbones/clip_towers.h"
+#include "backbones/registry.h"
+#include "core/error.h"
+
+namespace mmtune::backbones {
+
+namespace {
+
+/// Both towers and the scale of their logits. Its sites are those of both.
+class Clip final : public Backbone {
+ public:
+  Clip(const Config& config, const nn::Weights& root)
+      : image_(config.section("vision_config"), root, root / "vision_model", config.integer("projection_dim", 512)),
+        text_(config.section("text_config"), root, root / "text_model", config.integer("projection_dim", 512)),
+        logit_scale_(root.tensor("logit_scale", {}, nn::Init::ones)) {
+    report_ = root.finish();
+    info_ = image_.info();
+    info_.architecture = "clip";
+    for (nn::SiteTable* const part : {&image_.sites(), &text_.sites()}) {
+      const auto append = [](auto& all, const auto& more) { all.insert(all.end(), more.begin(), more.end()); };
+      append(sites_.weights, part->weights);
+      append(sites_.sublayers, part->sublayers);
+      append(sites_.keys_values, part->keys_values);
+      append(sites_.sequences, part->sequences);
+      append(sites_.inputs, part->inputs);
+      append(sites_.tensors, part->tensors);
+    }
+    sites_.tensors.push_back({"logit_scale", &logit_scale_});
+  }
+
+  const BackboneInfo& info() const override { return info_; }
+  nn::SiteTable& sites() override { return sites_; }
+  const nn::LoadReport& load_report() const override { return report_; }
+
+  ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
+    return inputs.pixel_values.defined() ? image_.forward(inputs, context) : text_.forward(inputs, context);
+  }
+
+  /// Pictures and texts → image_embeds and text_embeds (normalised), logits_per_image [pictures, texts] and logits_per_text; one of the two
+  /// alone → what its tower gives.
+  TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
+    TensorMap pictures, texts = inputs;
+    if (auto pixels = texts.extract("pixel_values")) pictures.insert(std::move(pixels));
+    if (pictures.empty()) return text_.forward_named(texts, context);
+    if (texts.empty()) return image_.forward_named(pictures, context);
+    const auto normalised = [](const at::Tensor& x) { return x / x.norm(2, {-1}, true); };
+    const TensorMap text = text_.forward_named(texts, context), image = image_.forward_named(pictures, context);
+    if (!text.contains("text_embeds") || !image.contains("image_embeds"))
+      throw Error({.what = "pictures and texts cannot be compared",
+                   .where = "inputs",
+                   .expected = "a checkpoint with both projections, and input_ids"});
+    const at::Tensor text_embeds = normalised(text.at("text_embeds")), image_embeds = normalised(image.at("image_embeds"));
+    const at::Tensor logits = at::matmul(text_embeds, image_embeds.t()) * logit_scale_.exp();
+    return {{"text_embeds", text_embeds}, {"image_embeds", image_embeds}, {"logits_per_text", logits}, {"logits_per_image", logits.t()}};
+  }
+
+  std::int64_t macs(std::int64_t tokens, bool read_first) const override {
+    return image_.macs(tokens, read_first) + text_.macs(text_.info().max_length, read_first);
+  }
+
+ private:
+  ClipImageTower image_;
+  ClipTextTower text_;
+  at::Tensor logit_scale_;
+  BackboneInfo info_;
+  nn::SiteTable sites_;
+  nn::LoadReport report_;
+};
+
+template <class Tower>
+std::unique_ptr<Backbone> finished(const Config& config, const nn::Weights& root, const nn::Weights& scope, std::int64_t projected) {
+  auto tower = std::make_unique<Tower>(config, root, scope, projected);
+  tower->finish(root);
+  return tower;
+}
+
+/// A tower that was saved on its own stands below `name` (with a projection beside it, or by older versions of transformers) or at the top.
+template <class Tower>
+std::unique_ptr<Backbone> alone(const Config& config, const nn::Weights& root, std::string_view name, const std::string& probe) {
+  const nn::Weights below = root / name;
+  return finished<Tower>(config, root, below.has(probe) ? below : root, config.integer("projection_dim", 512));
+}
+
+}  // namespace
+
+Architecture clip_architecture() {
+  return {"clip", {""}, "logit_scale", [](const Config& config, const nn::Weights& root) -> std::unique_ptr<Backbone> {
+            return std::make_unique<Clip>(config, root);
+          }};
+}
+
+Architecture clip_image_tower() {
+  return {"clip",
+          {""},
+          "logit_scale",
+          [](const Config& config, const nn::Weights& root) {
+            return finished<ClipImageTower>(config.section("vision_config"), root, root / "vision_model",
+                                            config.integer("projection_dim", 512));
+          },
+          Modality::image};
+}
+
+Architecture clip_text_tower() {
+  return {"clip",
+          {""},
+          "logit_scale",
+          [](const Config& config, const nn::Weights& root) {
+            return finished<ClipTextTower>(config.section("text_config"), root, root / "text_model", config.integer("projection_dim", 512));
+          },
+          Modality::text};
+}
+
+Architecture clip_vision_architecture() {
+  return {"clip_vision_model", {""}, "visual_projection.weight", [](const Config& config, const nn::Weights& root) {
+            return alone<ClipImageTower>(config, root, "vision_model", "embeddings.class_embedding");
+          }};
+}
+
+Architecture clip_text_architecture() {
+  return {"clip_text_model", {""}, "text_projection.weight", [](const Config& config, const nn::Weights& root) {
+            return alone<ClipTextTower>(config, root, "text_model", "embeddings.token_embedding.weight");
+          }};
+}
+
+}  // namespace mmtune::backbones
