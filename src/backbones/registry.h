@@ -25,6 +25,7 @@ Architecture bert_architecture();
 Architecture roberta_architecture();
 Architecture xlm_roberta_architecture();
 Architecture vit_architecture();
+Architecture swin_architecture();
 Architecture clip_architecture();
 Architecture clip_image_tower();
 Architecture clip_text_tower();

@@ -85,7 +85,10 @@ class Recipe final : public ExpertRecipe {
   }
 
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator) const override {
-    return std::make_unique<Ia3>(options_, chosen(backbone.sites().weights, options_.targets, "linear map"));
+    Options own = options_;
+    own.targets = spelt(backbone.sites().weights, own.targets);
+    own.feed_forward = spelt(backbone.sites().weights, own.feed_forward);
+    return std::make_unique<Ia3>(own, chosen(backbone.sites().weights, options_.targets, "linear map"));
   }
 
  private:

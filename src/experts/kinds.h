@@ -29,6 +29,10 @@ at::Tensor normal_leaf(at::IntArrayRef shape, double std, at::Generator& generat
 template <class Site>
 std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what);
 
+/// The patterns as they are spelt in the backbone's architecture, for files that PEFT reads.
+template <class Site>
+std::vector<std::string> spelt(const std::vector<Site*>& sites, std::vector<std::string> patterns);
+
 /// Throws the Error of chosen() for a pattern that matches none of `names`.
 [[noreturn]] void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what);
 
@@ -42,6 +46,19 @@ void read(const Json& config, const std::string& where, const std::string& key, 
 /// Throws Error when `key` is there and says something else than one of `plain` (null and empty objects and lists always pass): what we
 /// would otherwise ignore silently.
 void refuse_unless_plain(const Json& config, const std::string& where, const std::string& key, const Json& plain);
+
+template <class Site>
+std::vector<std::string> spelt(const std::vector<Site*>& sites, std::vector<std::string> patterns) {
+  for (std::string& pattern : patterns) {
+    for (const Site* site : sites) {
+      if (const auto spelling = nn::spelling(site->name, pattern)) {
+        pattern = *spelling;
+        break;
+      }
+    }
+  }
+  return patterns;
+}
 
 template <class Site>
 std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what) {

@@ -128,7 +128,9 @@ class Recipe final : public ExpertRecipe {
   }
 
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    return std::make_unique<Lora>(options_, chosen(backbone.sites().weights, options_.targets, "linear map"), generator);
+    Options own = options_;
+    own.targets = spelt(backbone.sites().weights, own.targets);
+    return std::make_unique<Lora>(own, chosen(backbone.sites().weights, options_.targets, "linear map"), generator);
   }
 
  private:

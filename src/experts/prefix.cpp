@@ -94,7 +94,14 @@ class Recipe final : public ExpertRecipe {
     if (projected) throw Error({.what = "prefix_projection = true is not supported", .where = where, .expected = "false"});
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    return std::make_unique<Prefix>(options_, backbone.sites().keys_values, generator);
+    const std::vector<nn::KeyValueSite*>& sites = backbone.sites().keys_values;
+    for (const nn::KeyValueSite* site : sites)
+      if (site->heads != sites.front()->heads || site->head_width != sites.front()->head_width)
+        throw UsageError({.what = "a prefix needs layers of one width",
+                          .where = "expert.method = \"prefix\"",
+                          .got = "the layers of " + backbone.info().architecture + " differ",
+                          .hint = "use method = \"prompt\", deep or not"});
+    return std::make_unique<Prefix>(options_, sites, generator);
   }
 
  private:

@@ -46,9 +46,9 @@ class Prompt final : public Expert {
  public:
   Prompt(const Options& options, const backbones::Backbone& backbone, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
       : options_(options), backbone_(&backbone), sites_(std::move(sites)) {
-    const std::int64_t width = sites_.front()->width;
-    const std::int64_t layers = options_.deep ? static_cast<std::int64_t>(sites_.size()) : 1;
-    for (std::int64_t i = 0; i < layers; ++i) tables_.push_back(normal_leaf({options_.length, width}, options_.init_std, generator));
+    const std::size_t layers = options_.deep ? sites_.size() : 1;
+    for (std::size_t i = 0; i < layers; ++i)
+      tables_.push_back(normal_leaf({options_.length, sites_[i]->width}, options_.init_std, generator));
     for (std::size_t i = 0; i < sites_.size(); ++i)
       hooks_.push_back(std::make_unique<BlockPrompt>(*sites_[i], options_, tables_[options_.deep ? i : 0]));
     set_enabled(true);

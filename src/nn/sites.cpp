@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <string>
 #include <utility>
 
 namespace mmtune::nn {
@@ -47,8 +46,17 @@ std::string renamed(std::string_view pattern) {
 
 }  // namespace
 
+std::optional<std::string> spelling(std::string_view name, std::string_view pattern) {
+  if (matches_plain(name, pattern)) return std::string(pattern);
+  const std::string other = renamed(pattern);
+  if (matches_plain(name, other)) return other;
+  // The second map of the feed-forward, where it has no name in common with the attention's output.
+  if (pattern == "output.dense" && matches_plain(name, "fc2")) return "fc2";
+  return std::nullopt;
+}
+
 bool matches(std::string_view name, std::string_view pattern) {
-  return matches_plain(name, pattern) || matches_plain(name, renamed(pattern));
+  return spelling(name, pattern).has_value();
 }
 
 }  // namespace mmtune::nn

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -132,7 +133,10 @@ struct SiteTable {
 };
 
 /// Whether `name` is chosen by `pattern`: equal, ends with "." + pattern (PEFT's rule for target_modules), or matches it as a glob with
-/// '*'. query, key, value and q_proj, k_proj, v_proj stand for each other: what a checkpoint calls them depends on its architecture.
+/// '*'. What checkpoints call a map depends on their architecture: query, key, value and q_proj, k_proj, v_proj stand for each other, and
+/// output.dense for fc2.
 bool matches(std::string_view name, std::string_view pattern);
+/// The pattern as it is spelt in the architecture that `name` comes from, or nothing where it does not choose the name.
+std::optional<std::string> spelling(std::string_view name, std::string_view pattern);
 
 }  // namespace mmtune::nn

@@ -39,6 +39,11 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::o
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"first\", \"mean\" or \"pooler\"",
                       .got = "\"all\" (" + checkpoint_.folder().string() + ")"});
+  if (pooling_ == Pooling::all && !info.has_class_token)
+    throw UsageError({.what = "the backbone merges its tokens; their places are lost",
+                      .where = "backbone." + name_ + "_pooling",
+                      .expected = "\"pooler\" or \"mean\"",
+                      .got = "\"all\" (" + checkpoint_.folder().string() + ")"});
   if (pooling_ == Pooling::first && !info.has_class_token)
     throw UsageError({.what = "the backbone has no class token",
                       .where = "backbone." + name_ + "_pooling",

@@ -175,6 +175,20 @@ def test_ia3_files_of_peft(succeeds, tmp_path):
     same(run(succeeds, tmp_path, inputs), expected, mask)
 
 
+@pytest.mark.parametrize("family", ["clip_image", "clip_text"])
+def test_lora_files_of_peft_for_clip(succeeds, tmp_path, family):
+    peft = pytest.importorskip("peft")
+    model, _, inputs, _, mask = make(family, tmp_path / "model")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "v_proj", "out_proj", "fc1", "fc2"]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+        expected = adapted.eval()(**inputs).last_hidden_state
+    adapted.save_pretrained(tmp_path / "expert")
+    same(run(succeeds, tmp_path, inputs), expected, mask)
+
+
 def broken(tensors):
     yield "missing", {name: tensor for name, tensor in list(tensors.items())[1:]}
     name = next(iter(tensors))

@@ -13,6 +13,9 @@ TEST(Sites, NamesOfAttentionMapsStandForEachOther) {
   EXPECT_TRUE(matches("encoder.layers.0.self_attn.k_proj.bias", "*.key.bias"));
   EXPECT_FALSE(matches("encoder.layers.0.self_attn.q_proj", "key"));
   EXPECT_FALSE(matches("encoder.layers.0.self_attn.q_proj", "my_query"));
+  EXPECT_EQ(spelling("encoder.layers.0.self_attn.q_proj", "query"), "q_proj");
+  EXPECT_EQ(spelling("encoder.layers.0.mlp.fc2", "output.dense"), "fc2");
+  EXPECT_EQ(spelling("encoder.layers.0.mlp.fc1", "output.dense"), std::nullopt);
 }
 
 }  // namespace

@@ -1,0 +1,318 @@
+// Swin transformers (model_type "swin"; Liu et al. 2021, arXiv 2103.14030): window attention with relative positions, patches merged
+// between stages. Names as in the checkpoints of transformers' SwinModel. Prompts stand in front of the patches: every window of a picture
+// sees all of them, their outputs are averaged over the windows, and merging puts each beside itself four times, so that they go through
+// all stages.
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "backbones/named_inputs.h"
+#include "backbones/patches.h"
+#include "backbones/registry.h"
+#include "backbones/swin_windows.h"
+#include "core/error.h"
+#include "nn/self_attention.h"
+
+namespace mmtune::backbones {
+
+namespace {
+
+struct Shape {
+  std::int64_t channels, height, image_width, patch_height, patch_width, width, window;
+  std::vector<std::int64_t> depths, heads;
+  double mlp_ratio, epsilon;
+  bool qkv_bias, absolute;
+  nn::Activation activation;
+
+  std::int64_t stages() const { return static_cast<std::int64_t>(depths.size()); }
+  std::int64_t layers() const { return std::accumulate(depths.begin(), depths.end(), std::int64_t{0}); }
+  std::int64_t width_of(std::int64_t stage) const { return width << stage; }
+  std::int64_t inner_of(std::int64_t stage) const { return static_cast<std::int64_t>(mlp_ratio * static_cast<double>(width_of(stage))); }
+};
+
+/// Patches of a feature map.
+struct Grid {
+  std::int64_t height, width;
+  std::int64_t patches() const { return height * width; }
+  Grid merged() const { return {(height + 1) / 2, (width + 1) / 2}; }
+  /// Windows are clamped to the map, and then not shifted.
+  std::int64_t side(std::int64_t window) const { return std::min({height, width, window}); }
+  bool shifts(std::int64_t window) const { return std::min(height, width) > window; }
+};
+
+constexpr double default_epsilon = 1e-5;  // of the norms that the configuration does not reach
+
+Shape read_shape(const Config& config) {
+  const auto [height, width] = config.size("image_size", 224);
+  const auto [patch_height, patch_width] = config.size("patch_size", 4);
+  Shape shape{.channels = config.integer("num_channels", 3),
+              .height = height,
+              .image_width = width,
+              .patch_height = patch_height,
+              .patch_width = patch_width,
+              .width = config.integer("embed_dim", 96),
+              .window = config.integer("window_size", 7),
+              .depths = config.integers("depths"),
+              .heads = {},
+              .mlp_ratio = config.number("mlp_ratio", 4.0),
+              .epsilon = config.number("layer_norm_eps", 1e-5),
+              .qkv_bias = config.flag("qkv_bias", true),
+              .absolute = config.flag("use_absolute_embeddings", false),
+              .activation = nn::activation_named(config.text("hidden_act", "gelu"), config.where())};
+  shape.heads = config.integers("num_heads", shape.depths.size());
+  constexpr std::int64_t most_stages = 16;
+  if (shape.stages() > most_stages) throw Error({.what = "config key \"depths\" has too many stages", .where = config.where()});
+  for (std::int64_t stage = 0; stage < shape.stages(); ++stage) {
+    if (shape.width_of(stage) % shape.heads[static_cast<std::size_t>(stage)] != 0)
+      throw Error({.what = "the width of stage " + std::to_string(stage) + " is not a multiple of its num_heads", .where = config.where()});
+  }
+  if (!(shape.mlp_ratio > 0) || shape.inner_of(0) < 1) throw Error({.what = "config key \"mlp_ratio\" is wrong", .where = config.where()});
+  return shape;
+}
+
+class Block {
+ public:
+  Block(const Shape& shape, const nn::Weights& w, std::int64_t stage, std::int64_t layer, bool shifted)
+      : shape_(shape),
+        heads_(shape.heads[static_cast<std::size_t>(stage)]),
+        shifted_(shifted),
+        norm_before_(w / "layernorm_before", shape.width_of(stage), shape.epsilon),
+        self_attention_(w / "attention" / "self", shape.width_of(stage), heads_, layer, shape.qkv_bias),
+        table_name_((w / "attention" / "self" / "relative_position_bias_table").path()),
+        table_(
+            (w / "attention" / "self").tensor("relative_position_bias_table", {(2 * shape.window - 1) * (2 * shape.window - 1), heads_})),
+        attention_output_(w / "attention" / "output" / "dense", shape.width_of(stage), shape.width_of(stage), layer),
+        norm_after_(w / "layernorm_after", shape.width_of(stage), shape.epsilon),
+        intermediate_(w / "intermediate" / "dense", shape.width_of(stage), shape.inner_of(stage), layer),
+        output_(w / "output" / "dense", shape.inner_of(stage), shape.width_of(stage), layer) {
+    using Role = nn::SublayerSite::Role;
+    const std::int64_t width = shape.width_of(stage);
+    attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = width, .layer = layer};
+    feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = width, .layer = layer};
+    sequence_ = {.name = w.path(), .width = width, .layer = layer, .prompt_position = 0, .last = layer + 1 == shape.layers()};
+  }
+
+  void operator()(nn::Tokens& tokens, const Grid& grid, const nn::Context& context) const {
+    if (sequence_.hook) sequence_.hook->before_block(tokens, context);
+    at::Tensor x = tokens.rows;
+    const at::Tensor normed = norm_before_(x);
+    x = x + attention_site_(attention_output_(attend(normed, grid, tokens, context), context), normed, tokens.layout, context);
+    const at::Tensor after = norm_after_(x);
+    const at::Tensor inner = nn::activate(intermediate_(after, context), shape_.activation);
+    tokens.rows = x + feed_forward_site_(output_(inner, context), after, tokens.layout, context);
+    if (sequence_.hook) sequence_.hook->after_block(tokens, context);
+  }
+
+  void list(nn::SiteTable& table) {
+    table.sequences.push_back(&sequence_);
+    norm_before_.list(table);
+    self_attention_.list(table);
+    table.tensors.push_back({table_name_, &table_});
+    attention_output_.list(table);
+    norm_after_.list(table);
+    intermediate_.list(table);
+    output_.list(table);
+    table.sublayers.push_back(&attention_site_);
+    table.sublayers.push_back(&feed_forward_site_);
+  }
+
+ private:
+  /// Queries, keys and values are computed once a row, prompts included, and then put into windows. A place without a patch holds a row of
+  /// zeros before the three maps, and their biases behind them.
+  at::Tensor attend(const at::Tensor& normed, const Grid& grid, const nn::Tokens& tokens, const nn::Context& context) const {
+    const std::int64_t batch = tokens.layout.batch(), prompts = tokens.prompt_count, side = grid.side(shape_.window);
+    const Windows windows(grid.height, grid.width, side, shifted_ && grid.shifts(shape_.window) ? shape_.window / 2 : 0);
+    const at::Tensor rows = windows.padded() ? at::cat({normed, at::zeros({1, normed.size(1)}, normed.options())}) : normed;
+    std::vector<at::Tensor> qkv = self_attention_.project(rows, rows, context);
+    for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts);
+    at::Tensor bias = table_.index_select(0, relative_positions(side, shape_.window)).view({windows.area(), windows.area(), heads_});
+    bias = bias.permute({2, 0, 1}).contiguous();
+    if (prompts > 0) bias = at::constant_pad_nd(bias, {prompts, 0, prompts, 0});
+    const nn::Layout layout = nn::Layout::uniform(batch * windows.count(), prompts + windows.area());
+    const at::Tensor attended =
+        self_attention_.attend(qkv, layout, layout, context, {.bias = bias, .group_bias = windows.shift_mask(prompts)});
+    return windows.join(attended, batch, prompts);
+  }
+
+  Shape shape_;
+  std::int64_t heads_;
+  bool shifted_;
+  nn::LayerNorm norm_before_;
+  nn::SelfAttention self_attention_;
+  std::string table_name_;
+  at::Tensor table_;  ///< [(2w - 1)², heads], by the offset of query and key
+  nn::Linear attention_output_;
+  nn::LayerNorm norm_after_;
+  nn::Linear intermediate_, output_;
+  nn::SublayerSite attention_site_, feed_forward_site_;
+  nn::SequenceSite sequence_;
+};
+
+/// Puts 2 x 2 patches beside each other and halves what that gives.
+class Merging {
+ public:
+  Merging(const nn::Weights& w, std::int64_t width, std::int64_t layer)
+      : norm_(w / "norm", 4 * width, default_epsilon), reduction_(w / "reduction", 4 * width, 2 * width, layer, false) {}
+
+  void operator()(nn::Tokens& tokens, const Grid& grid, const nn::Context& context) const {
+    const std::int64_t batch = tokens.layout.batch(), prompts = tokens.prompt_count, width = tokens.rows.size(1);
+    const at::Tensor all = tokens.rows.view({batch, prompts + grid.patches(), width});
+    at::Tensor map = all.narrow(1, prompts, grid.patches()).view({batch, grid.height, grid.width, width});
+    if (grid.height % 2 != 0 || grid.width % 2 != 0) map = at::constant_pad_nd(map, {0, 0, 0, grid.width % 2, 0, grid.height % 2});
+    const Grid merged = grid.merged();
+    // [B, H, row, W, column, D]: the checkpoints' order is column by column.
+    at::Tensor rows = map.reshape({batch, merged.height, 2, merged.width, 2, width})
+                          .permute({0, 1, 3, 4, 2, 5})
+                          .reshape({batch, merged.patches(), 4 * width});
+    if (prompts > 0) rows = at::cat({all.narrow(1, 0, prompts).repeat({1, 1, 4}), rows}, 1);
+    tokens.rows = reduction_(norm_(rows).view({-1, 4 * width}), context);
+    tokens.layout = nn::Layout::uniform(batch, prompts + merged.patches());
+  }
+
+  void list(nn::SiteTable& table) {
+    norm_.list(table);
+    reduction_.list(table);
+  }
+
+ private:
+  nn::LayerNorm norm_;
+  nn::Linear reduction_;
+};
+
+class Swin final : public Backbone {
+ public:
+  Swin(const Config& config, const nn::Weights& w)
+      : shape_(read_shape(config)),
+        projection_((w / "embeddings" / "patch_embeddings" / "projection")
+                        .tensor("weight", {shape_.width, shape_.channels, shape_.patch_height, shape_.patch_width})),
+        projection_bias_((w / "embeddings" / "patch_embeddings" / "projection").tensor("bias", {shape_.width}, nn::Init::zeros)),
+        embedding_norm_(w / "embeddings" / "norm", shape_.width, default_epsilon),
+        norm_(w / "layernorm", shape_.width_of(shape_.stages() - 1), shape_.epsilon) {
+    std::int64_t layer = 0;
+    for (std::int64_t stage = 0; stage < shape_.stages(); ++stage) {
+      const nn::Weights scope = w / "encoder" / "layers" / stage;
+      Stage& own = stages_.emplace_back();
+      for (std::int64_t block = 0; block < shape_.depths[static_cast<std::size_t>(stage)]; ++block)
+        own.blocks.push_back(std::make_unique<Block>(shape_, scope / "blocks" / block, stage, layer++, block % 2 == 1));
+      if (stage + 1 < shape_.stages()) own.merging = std::make_unique<Merging>(scope / "downsample", shape_.width_of(stage), layer - 1);
+    }
+    const Grid grid{shape_.height / shape_.patch_height, shape_.image_width / shape_.patch_width};
+    if (shape_.absolute) positions_ = (w / "embeddings").tensor("position_embeddings", {1, grid.patches(), shape_.width});
+    report_ = w.finish();
+    sites_.inputs = {&input_};
+    sites_.tensors = {{"embeddings.patch_embeddings.projection.weight", &projection_},
+                      {"embeddings.patch_embeddings.projection.bias", &projection_bias_}};
+    if (shape_.absolute) sites_.tensors.push_back({"embeddings.position_embeddings", &positions_});
+    embedding_norm_.list(sites_);
+    for (Stage& stage : stages_) {
+      for (auto& block : stage.blocks) block->list(sites_);
+      if (stage.merging) stage.merging->list(sites_);
+    }
+    norm_.list(sites_);
+    info_ = {.architecture = "swin",
+             .modality = Modality::image,
+             .width = shape_.width_of(shape_.stages() - 1),
+             .layers = shape_.layers(),
+             .heads = shape_.heads.back(),
+             .has_pooler = true,
+             .has_class_token = false,
+             .usual_pooling = Pooling::mean,
+             .max_length = grid_of(shape_.height, shape_.image_width).patches(),
+             .image_height = shape_.height,
+             .image_width = shape_.image_width,
+             .image_channels = shape_.channels};
+  }
+
+  const BackboneInfo& info() const override { return info_; }
+  nn::SiteTable& sites() override { return sites_; }
+  const nn::LoadReport& load_report() const override { return report_; }
+
+  ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
+    at::Tensor pixels = inputs.pixel_values;
+    if (input_.hook) pixels = input_.hook->apply(pixels, context);
+    Grid grid = grid_of(pixels.size(2), pixels.size(3));
+    nn::Tokens tokens = embed(pixels, grid);
+    for (const Stage& stage : stages_) {
+      for (const auto& block : stage.blocks) (*block)(tokens, grid, context);
+      if (!stage.merging) continue;
+      (*stage.merging)(tokens, grid, context);
+      grid = grid.merged();
+    }
+    ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
+    outputs.pooler_output = nn::mean_rows(outputs.last_hidden_state, tokens.layout);
+    return outputs;
+  }
+
+  /// Pictures of any size.
+  TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
+    refuse_unknown_inputs(inputs, {"pixel_values"});
+    ModelInputs batch;
+    batch.pixel_values =
+        picture_input(inputs, shape_.channels, shape_.absolute ? shape_.height : 0, shape_.absolute ? shape_.image_width : 0);
+    const ModelOutputs outputs = forward(batch, context);
+    return {{"last_hidden_state", outputs.last_hidden_state.view({outputs.layout.batch(), -1, info_.width})},
+            {"pooler_output", outputs.pooler_output}};
+  }
+
+  /// Tokens beyond those of a picture are prompts, which every window of every block sees.
+  std::int64_t macs(std::int64_t tokens, bool) const override {
+    const std::int64_t prompts = std::max<std::int64_t>(tokens - info_.max_length, 0);
+    Grid grid = grid_of(shape_.height, shape_.image_width);
+    std::int64_t total = grid.patches() * shape_.channels * shape_.patch_height * shape_.patch_width * shape_.width;
+    for (std::int64_t stage = 0; stage < shape_.stages(); ++stage) {
+      const std::int64_t width = shape_.width_of(stage), rows = prompts + grid.patches(), side = grid.side(shape_.window);
+      const Windows windows(grid.height, grid.width, side, 0);
+      const std::int64_t seen = prompts + windows.area();
+      total += shape_.depths[static_cast<std::size_t>(stage)] *
+               (4 * rows * width * width + 2 * windows.count() * seen * seen * width + 2 * rows * width * shape_.inner_of(stage));
+      if (stage + 1 == shape_.stages()) break;
+      grid = grid.merged();
+      total += (prompts + grid.patches()) * 8 * width * width;
+    }
+    return total;
+  }
+
+ private:
+  struct Stage {
+    std::vector<std::unique_ptr<Block>> blocks;
+    std::unique_ptr<Merging> merging;  ///< behind all stages but the last
+  };
+
+  Grid grid_of(std::int64_t height, std::int64_t width) const {
+    return {(height + shape_.patch_height - 1) / shape_.patch_height, (width + shape_.patch_width - 1) / shape_.patch_width};
+  }
+
+  /// Incomplete patches at the lower and right edge are filled with zeros.
+  nn::Tokens embed(const at::Tensor& pixels, const Grid& grid) const {
+    const std::int64_t below = grid.height * shape_.patch_height - pixels.size(2), right = grid.width * shape_.patch_width - pixels.size(3);
+    const at::Tensor whole = below > 0 || right > 0 ? at::constant_pad_nd(pixels, {0, right, 0, below}) : pixels;
+    const at::Tensor patches = patches_of(whole, shape_.patch_height, shape_.patch_width);
+    at::Tensor x = embedding_norm_(at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_));
+    if (shape_.absolute) x = x + positions_;
+    return {x.view({-1, shape_.width}), nn::Layout::uniform(pixels.size(0), grid.patches())};
+  }
+
+  Shape shape_;
+  BackboneInfo info_;
+  nn::InputSite input_{.name = "pixel_values"};
+  at::Tensor projection_, projection_bias_, positions_;
+  nn::LayerNorm embedding_norm_;
+  std::vector<Stage> stages_;
+  nn::LayerNorm norm_;
+  nn::SiteTable sites_;
+  nn::LoadReport report_;
+};
+
+std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {
+  return std::make_unique<Swin>(config, weights);
+}
+
+}  // namespace
+
+Architecture swin_architecture() {
+  return {"swin", {"", "swin."}, "embeddings.patch_embeddings.projection.weight", make};
+}
+
+}  // namespace mmtune::backbones
