@@ -59,10 +59,14 @@ def test_csv_with_other_column_names(bert, tmp_path):
 
 
 def test_tsv_where_quotes_are_characters(bert, tmp_path):
-    (tmp_path / "t.tsv").write_text('text\tlabel\n"red start\tx\nblue 5"\ty\n' * 1 + "green\tx\nred\ty\n")
+    (tmp_path / "t.tsv").write_text('text\tlabel\n"red start\tx\nblue 5"\ty\ngreen\tx\nred\ty\n')
     assert train(tmp_path, bert, {"train": tmp_path / "t.tsv", "quotes": False})["data"]["train"]["examples"] == 4
+    # Where quotes quote, the first field goes on to the next line.
     (tmp_path / "again").mkdir()
-    message = train(tmp_path / "again", bert, {"train": tmp_path / "t.tsv"}, code=1)
+    assert train(tmp_path / "again", bert, {"train": tmp_path / "t.tsv"})["data"]["train"]["examples"] == 3
+    (tmp_path / "t.tsv").write_text('text\tlabel\n"red start\tx\n')
+    (tmp_path / "third").mkdir()
+    message = train(tmp_path / "third", bert, {"train": tmp_path / "t.tsv"}, code=1)
     assert message.endswith("t.tsv:2: the quote that opens here is never closed\n")
 
 
@@ -139,11 +143,12 @@ def shipped_recipes():
 
 
 @pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
-def test_shipped_recipes_run_on_their_data(path, bert, shared, tmp_path):
+def test_shipped_recipes_run_on_their_data(path, bert, vit, shared, tmp_path):
     recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     here = [f"data.{key}={str(value).replace('../shared', str(shared), 1)}" for key, value in recipe["data"].items()
             if isinstance(value, str) and value.startswith("../shared")]
     assert here
-    mmtune("train", path, f"backbone.main={bert}", "data.limit=64", "train.steps=2", "train.batch=8", "train.threads=1",
+    model = vit if "vit" in recipe["backbone"]["main"] else bert
+    mmtune("train", path, f"backbone.main={model}", "data.limit=64", "train.steps=2", "train.batch=8", "train.threads=1",
            "eval.bootstrap=0", *here, "--out", tmp_path / "run", check=0)
     assert read_lines(tmp_path / "run" / "metrics.jsonl")
