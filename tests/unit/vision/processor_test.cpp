@@ -58,8 +58,9 @@ TEST(Processor, DescriptionsTellEverySetting) {
 TEST(Processor, RefusesByName) {
   const auto message = [](const std::string& json) { return error_of([&] { ImageProcessor::from_json(json, "config"); }); };
   EXPECT_EQ(message(R"({"image_processor_type": "OddImageProcessor"})"),
-            "config: unknown image_processor_type: expected ViTImageProcessor, ViTFeatureExtractor, got OddImageProcessor");
-  EXPECT_NE(message(R"({"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 224}})").find("config: size: expected"),
+            "config: unknown image_processor_type: expected ViTImageProcessor, ViTFeatureExtractor, CLIPImageProcessor, "
+            "CLIPFeatureExtractor, got OddImageProcessor");
+  EXPECT_NE(message(R"({"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 224}})").find("config: size: expected"),
             std::string::npos);
   EXPECT_NE(message("{}").find("image_processor_type is missing"), std::string::npos);
   EXPECT_NE(message("[1]").find("not a JSON object"), std::string::npos);
