@@ -31,14 +31,20 @@ std::int64_t Backbone::layer_of(std::string_view tensor) {
   return 0;
 }
 
+std::int64_t encoder_macs(std::int64_t layers, std::int64_t width, std::int64_t inner, std::int64_t tokens, bool one_row) {
+  const auto block = [=](std::int64_t queries) {
+    return 2 * (tokens + queries) * width * width + 2 * queries * tokens * width + 2 * queries * width * inner;
+  };
+  return (layers - 1) * block(tokens) + block(one_row ? 1 : tokens);
+}
+
 Pooling resolved(Pooling pooling, const BackboneInfo& info) {
   if (pooling != Pooling::automatic) return pooling;
   if (info.usual_pooling != Pooling::automatic) return info.usual_pooling;
   return info.modality == Modality::image ? Pooling::first : Pooling::mean;
 }
 
-at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality) {
-  if (pooling == Pooling::automatic) pooling = modality == Modality::image ? Pooling::first : Pooling::mean;
+at::Tensor pool(const ModelOutputs& outputs, Pooling pooling) {
   switch (pooling) {
     case Pooling::first:
       return nn::first_rows(outputs.last_hidden_state, outputs.layout);

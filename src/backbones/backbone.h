@@ -63,14 +63,14 @@ class Backbone {
   Backbone(const Backbone&) = delete;
   Backbone& operator=(const Backbone&) = delete;
 
-  virtual const BackboneInfo& info() const = 0;
+  const BackboneInfo& info() const { return info_; }
   virtual ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) = 0;
-  virtual nn::SiteTable& sites() = 0;
+  nn::SiteTable& sites() { return sites_; }
   /// Multiply-accumulates of the linear maps and attention products of one example with `tokens` rows (pictures: pass info().max_length).
   /// `read_first`: only the class token of the last block is read.
   virtual std::int64_t macs(std::int64_t tokens, bool read_first) const = 0;
   /// What loading the checkpoint found; empty for a fresh model.
-  virtual const nn::LoadReport& load_report() const = 0;
+  const nn::LoadReport& load_report() const { return report_; }
 
   /// HuggingFace's own names in, its own names out, padded batches with masks: input_ids, attention_mask, token_type_ids [B, T],
   /// pixel_values … → last_hidden_state [B, T, D], pooler_output. Throws Error on an unknown, missing or misshapen input. Gradients flow to
@@ -80,7 +80,16 @@ class Backbone {
   std::int64_t parameter_count();  ///< of the backbone's own tensors
   /// The block that a tensor belongs to, be it the backbone's or an expert's on one of its sites; 0 where it belongs to none.
   std::int64_t layer_of(std::string_view tensor);
+
+ protected:
+  BackboneInfo info_;
+  nn::SiteTable sites_;
+  nn::LoadReport report_;
 };
+
+/// Multiply-accumulates of `layers` transformer blocks over `tokens` rows: four maps of `width`, attention, and a feed-forward part of
+/// `inner`. `one_row`: the last block computes the output of one row only.
+std::int64_t encoder_macs(std::int64_t layers, std::int64_t width, std::int64_t inner, std::int64_t tokens, bool one_row);
 
 /// Opens a model folder with the architecture that config.json's model_type names; all weights are frozen. Of a model with several towers
 /// (clip) `tower` chooses one; without it the whole model is opened. Throws Error naming what is unsupported.
@@ -93,8 +102,8 @@ std::vector<std::string> known_architectures();
 
 /// What `automatic` means for a backbone; any other value is returned as it is.
 Pooling resolved(Pooling pooling, const BackboneInfo& info);
-/// One row a sequence: [B, D], or [B, T*D] for `all`, which puts the rows of sequences of one length behind each other. `automatic`:
-/// `first` for pictures, `mean` for text.
-at::Tensor pool(const ModelOutputs& outputs, Pooling pooling, Modality modality);
+/// One row a sequence: [B, D], or [B, T*D] for `all`, which puts the rows of sequences of one length behind each other. `pooling` is
+/// resolved.
+at::Tensor pool(const ModelOutputs& outputs, Pooling pooling);
 
 }  // namespace mmtune::backbones

@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <numeric>
 
 #include "backbones/named_inputs.h"
 #include "backbones/registry.h"
@@ -151,10 +150,6 @@ class Bert final : public Backbone {
              .max_length = shape_.positions - shape_.first_position};
   }
 
-  const BackboneInfo& info() const override { return info_; }
-  nn::SiteTable& sites() override { return sites_; }
-  const nn::LoadReport& load_report() const override { return report_; }
-
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     nn::Tokens tokens{embed(inputs), inputs.text_layout};
     for (const auto& block : blocks_) (*block)(tokens, context);
@@ -172,12 +167,7 @@ class Bert final : public Backbone {
   }
 
   std::int64_t macs(std::int64_t tokens, bool read_first) const override {
-    const auto block = [this, tokens](std::int64_t queries) {
-      return 2 * (tokens + queries) * shape_.width * shape_.width + 2 * queries * tokens * shape_.width +
-             2 * queries * shape_.width * shape_.inner;
-    };
-    const std::int64_t last = block(read_first ? 1 : tokens);
-    return (shape_.layers - 1) * block(tokens) + last + (pooler_ ? shape_.width * shape_.width : 0);
+    return encoder_macs(shape_.layers, shape_.width, shape_.inner, tokens, read_first) + (pooler_ ? shape_.width * shape_.width : 0);
   }
 
  private:
@@ -191,33 +181,24 @@ class Bert final : public Backbone {
 
   /// The positions [N] of rows that come without.
   at::Tensor number(const ModelInputs& inputs) const {
-    at::Tensor positions = at::empty({inputs.text_layout.rows()}, at::kLong);
+    const nn::Layout& layout = inputs.text_layout;
+    at::Tensor positions = nn::positions_within(layout, shape_.first_position, info_.max_length);
+    if (shape_.padding < 0 || !inputs.input_ids.defined()) return positions;
+    const at::Tensor ids = inputs.input_ids.to(at::kCPU).contiguous();
+    const auto* id = ids.const_data_ptr<std::int64_t>();
     auto* out = positions.data_ptr<std::int64_t>();
-    const bool skips_padding = shape_.padding >= 0 && inputs.input_ids.defined();
-    const at::Tensor ids = skips_padding ? inputs.input_ids.to(at::kCPU).contiguous() : at::Tensor();
-    const auto* id = skips_padding ? ids.data_ptr<std::int64_t>() : nullptr;
-    for (const std::int64_t length : inputs.text_layout.lengths()) {
-      MMTUNE_ASSERT(length <= info_.max_length);
-      if (skips_padding) {
-        std::int64_t next = shape_.first_position;
-        for (std::int64_t i = 0; i < length; ++i) out[i] = id[i] == shape_.padding ? shape_.padding : next++;
-        id += length;
-      } else {
-        std::iota(out, out + length, shape_.first_position);
-      }
-      out += length;
+    for (const std::int64_t length : layout.lengths()) {
+      std::int64_t next = shape_.first_position;
+      for (std::int64_t i = 0; i < length; ++i, ++id) *out++ = *id == shape_.padding ? shape_.padding : next++;
     }
     return positions;
   }
 
   Shape shape_;
-  BackboneInfo info_;
   at::Tensor words_, positions_, types_;
   nn::LayerNorm norm_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::unique_ptr<nn::Linear> pooler_;
-  nn::SiteTable sites_;
-  nn::LoadReport report_;
 };
 
 template <Family family>

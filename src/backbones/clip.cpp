@@ -33,10 +33,6 @@ class Clip final : public Backbone {
     sites_.tensors.push_back({"logit_scale", &logit_scale_});
   }
 
-  const BackboneInfo& info() const override { return info_; }
-  nn::SiteTable& sites() override { return sites_; }
-  const nn::LoadReport& load_report() const override { return report_; }
-
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     return inputs.pixel_values.defined() ? image_.forward(inputs, context) : text_.forward(inputs, context);
   }
@@ -67,9 +63,6 @@ class Clip final : public Backbone {
   ClipImageTower image_;
   ClipTextTower text_;
   at::Tensor logit_scale_;
-  BackboneInfo info_;
-  nn::SiteTable sites_;
-  nn::LoadReport report_;
 };
 
 template <class Tower>
@@ -77,6 +70,19 @@ std::unique_ptr<Backbone> finished(const Config& config, const nn::Weights& root
   auto tower = std::make_unique<Tower>(config, root, scope, projected);
   tower->finish(root);
   return tower;
+}
+
+/// Where the model that holds both keeps a tower: in its configuration, and among its tensors.
+struct TowerNames {
+  const char* section;
+  const char* scope;
+};
+constexpr TowerNames image_names{"vision_config", "vision_model"}, text_names{"text_config", "text_model"};
+
+/// One tower of the model that holds both.
+template <class Tower, const TowerNames& names>
+std::unique_ptr<Backbone> one_tower(const Config& config, const nn::Weights& root) {
+  return finished<Tower>(config.section(names.section), root, root / names.scope, config.integer("projection_dim", 512));
 }
 
 /// A tower that was saved on its own stands below `name` (with a projection beside it, or by older versions of transformers) or at the top.
@@ -95,24 +101,11 @@ Architecture clip_architecture() {
 }
 
 Architecture clip_image_tower() {
-  return {"clip",
-          {""},
-          "logit_scale",
-          [](const Config& config, const nn::Weights& root) {
-            return finished<ClipImageTower>(config.section("vision_config"), root, root / "vision_model",
-                                            config.integer("projection_dim", 512));
-          },
-          Modality::image};
+  return {"clip", {""}, "logit_scale", one_tower<ClipImageTower, image_names>, Modality::image};
 }
 
 Architecture clip_text_tower() {
-  return {"clip",
-          {""},
-          "logit_scale",
-          [](const Config& config, const nn::Weights& root) {
-            return finished<ClipTextTower>(config.section("text_config"), root, root / "text_model", config.integer("projection_dim", 512));
-          },
-          Modality::text};
+  return {"clip", {""}, "logit_scale", one_tower<ClipTextTower, text_names>, Modality::text};
 }
 
 Architecture clip_vision_architecture() {

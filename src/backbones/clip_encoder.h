@@ -6,7 +6,7 @@
 
 #include "backbones/backbone.h"
 #include "backbones/config.h"
-#include "nn/self_attention.h"
+#include "backbones/pre_norm_block.h"
 
 namespace mmtune::backbones {
 
@@ -21,32 +21,12 @@ struct ClipShape {
 /// they contradict each other.
 ClipShape read_clip_shape(const Config& config, bool text);
 
-class ClipBlock {
- public:
-  ClipBlock(const ClipShape& shape, const nn::Weights& weights, std::int64_t layer);
-
-  /// `only` [B]: the position of the one row of every sequence whose output is wanted (undefined: all rows); in a causal encoder its last.
-  /// The tokens are these rows afterwards.
-  void operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const;
-  void list(nn::SiteTable& table);
-
- private:
-  ClipShape shape_;
-  nn::LayerNorm norm_before_;
-  nn::SelfAttention self_attention_;
-  nn::Linear attention_output_;
-  nn::LayerNorm norm_after_;
-  nn::Linear intermediate_, output_;
-  nn::SublayerSite attention_site_, feed_forward_site_;
-  nn::SequenceSite sequence_;
-};
-
 class ClipEncoder {
  public:
   /// `weights` is the scope "encoder".
   ClipEncoder(const ClipShape& shape, const nn::Weights& weights);
 
-  /// `only` as for the last block; the others compute all rows.
+  /// `only` [B] as for the last block, in the text tower the last row that it needs; the others compute all rows.
   void operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const;
   void list(nn::SiteTable& table);
   /// Of one sequence; `one_row`: the last block computes one row.
@@ -54,7 +34,7 @@ class ClipEncoder {
 
  private:
   ClipShape shape_;
-  std::vector<std::unique_ptr<ClipBlock>> blocks_;
+  std::vector<std::unique_ptr<PreNormBlock>> blocks_;
 };
 
 }  // namespace mmtune::backbones

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "backbones/named_inputs.h"
 #include "backbones/patches.h"
@@ -155,17 +154,6 @@ std::optional<ModelInputs> without_tails(const ModelInputs& inputs, const at::Te
   return result;
 }
 
-at::Tensor positions_within(const nn::Layout& layout, std::int64_t limit) {
-  at::Tensor positions = at::empty({layout.rows()}, at::kLong);
-  auto* out = positions.data_ptr<std::int64_t>();
-  for (const std::int64_t length : layout.lengths()) {
-    MMTUNE_ASSERT(length <= limit);
-    std::iota(out, out + length, std::int64_t{0});
-    out += length;
-  }
-  return positions;
-}
-
 }  // namespace
 
 ModelOutputs ClipTextTower::forward(const ModelInputs& given, const nn::Context& context) {
@@ -176,7 +164,8 @@ ModelOutputs ClipTextTower::forward(const ModelInputs& given, const nn::Context&
   const ModelInputs& inputs = shortened ? *shortened : given;
 
   const at::Tensor words = has_ids ? at::embedding(words_, inputs.input_ids) : inputs.inputs_embeds;
-  const at::Tensor places = inputs.position_ids.defined() ? inputs.position_ids : positions_within(inputs.text_layout, info_.max_length);
+  const at::Tensor places =
+      inputs.position_ids.defined() ? inputs.position_ids : nn::positions_within(inputs.text_layout, 0, info_.max_length);
   nn::Tokens tokens{words + at::embedding(positions_, places), inputs.text_layout};
   encoder_(tokens, shortened ? ends : at::Tensor(), context);
 

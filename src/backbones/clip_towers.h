@@ -12,9 +12,6 @@ namespace mmtune::backbones {
 /// What the two towers have in common: a scope of the checkpoint, and the projection into the shared space where the checkpoint has one.
 class ClipTower : public Backbone {
  public:
-  const BackboneInfo& info() const override { return info_; }
-  nn::SiteTable& sites() override { return sites_; }
-  const nn::LoadReport& load_report() const override { return report_; }
   /// Refuses missing tensors of everything read so far; to be called once, when the whole model is built.
   void finish(const nn::Weights& root) { report_ = root.finish(); }
 
@@ -26,12 +23,9 @@ class ClipTower : public Backbone {
   std::int64_t projection_macs() const { return projection_ ? projection_->site().in * projection_->site().out : 0; }
 
   ClipShape shape_;
-  BackboneInfo info_;
-  nn::SiteTable sites_;
 
  private:
   std::unique_ptr<nn::Linear> projection_;
-  nn::LoadReport report_;
 };
 
 class ClipImageTower final : public ClipTower {

@@ -10,10 +10,10 @@
 
 #include "backbones/named_inputs.h"
 #include "backbones/patches.h"
+#include "backbones/pre_norm_block.h"
 #include "backbones/registry.h"
 #include "backbones/swin_windows.h"
 #include "core/error.h"
-#include "nn/self_attention.h"
 
 namespace mmtune::backbones {
 
@@ -72,82 +72,60 @@ Shape read_shape(const Config& config) {
   return shape;
 }
 
+constexpr PreNormNames swin_names = [] {
+  PreNormNames names = vit_names;
+  names.attention = "attention.self";
+  return names;
+}();
+
 class Block {
  public:
-  Block(const Shape& shape, const nn::Weights& w, std::int64_t stage, std::int64_t layer, bool shifted)
-      : shape_(shape),
+  Block(const Shape& shape, const nn::Weights& w, std::int64_t stage, std::int64_t layer)
+      : window_(shape.window),
         heads_(shape.heads[static_cast<std::size_t>(stage)]),
-        shifted_(shifted),
-        norm_before_(w / "layernorm_before", shape.width_of(stage), shape.epsilon),
-        self_attention_(w / "attention" / "self", shape.width_of(stage), heads_, layer, shape.qkv_bias),
+        block_({.width = shape.width_of(stage),
+                .heads = heads_,
+                .inner = shape.inner_of(stage),
+                .epsilon = shape.epsilon,
+                .activation = shape.activation,
+                .qkv_bias = shape.qkv_bias,
+                .prompt_position = 0},
+               swin_names, w, layer, layer + 1 == shape.layers()),
         table_name_((w / "attention" / "self" / "relative_position_bias_table").path()),
-        table_(
-            (w / "attention" / "self").tensor("relative_position_bias_table", {(2 * shape.window - 1) * (2 * shape.window - 1), heads_})),
-        attention_output_(w / "attention" / "output" / "dense", shape.width_of(stage), shape.width_of(stage), layer),
-        norm_after_(w / "layernorm_after", shape.width_of(stage), shape.epsilon),
-        intermediate_(w / "intermediate" / "dense", shape.width_of(stage), shape.inner_of(stage), layer),
-        output_(w / "output" / "dense", shape.inner_of(stage), shape.width_of(stage), layer) {
-    using Role = nn::SublayerSite::Role;
-    const std::int64_t width = shape.width_of(stage);
-    attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = width, .layer = layer};
-    feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = width, .layer = layer};
-    sequence_ = {.name = w.path(), .width = width, .layer = layer, .prompt_position = 0, .last = layer + 1 == shape.layers()};
-  }
+        table_((w / "attention" / "self").tensor("relative_position_bias_table", {(2 * window_ - 1) * (2 * window_ - 1), heads_})) {}
 
-  void operator()(nn::Tokens& tokens, const Grid& grid, const nn::Context& context) const {
-    if (sequence_.hook) sequence_.hook->before_block(tokens, context);
-    at::Tensor x = tokens.rows;
-    const at::Tensor normed = norm_before_(x);
-    x = x + attention_site_(attention_output_(attend(normed, grid, tokens, context), context), normed, tokens.layout, context);
-    const at::Tensor after = norm_after_(x);
-    const at::Tensor inner = nn::activate(intermediate_(after, context), shape_.activation);
-    tokens.rows = x + feed_forward_site_(output_(inner, context), after, tokens.layout, context);
-    if (sequence_.hook) sequence_.hook->after_block(tokens, context);
+  void operator()(nn::Tokens& tokens, const Windows& windows, const nn::Context& context) const {
+    block_(tokens, context, [&](const nn::SelfAttention& attention, const at::Tensor& normed, const nn::Tokens& rows) {
+      return attend(attention, normed, windows, rows, context);
+    });
   }
 
   void list(nn::SiteTable& table) {
-    table.sequences.push_back(&sequence_);
-    norm_before_.list(table);
-    self_attention_.list(table);
+    block_.list(table);
     table.tensors.push_back({table_name_, &table_});
-    attention_output_.list(table);
-    norm_after_.list(table);
-    intermediate_.list(table);
-    output_.list(table);
-    table.sublayers.push_back(&attention_site_);
-    table.sublayers.push_back(&feed_forward_site_);
   }
 
  private:
   /// Queries, keys and values are computed once a row, prompts included, and then put into windows. A place without a patch holds a row of
   /// zeros before the three maps, and their biases behind them.
-  at::Tensor attend(const at::Tensor& normed, const Grid& grid, const nn::Tokens& tokens, const nn::Context& context) const {
-    const std::int64_t batch = tokens.layout.batch(), prompts = tokens.prompt_count, side = grid.side(shape_.window);
-    const Windows windows(grid.height, grid.width, side, shifted_ && grid.shifts(shape_.window) ? shape_.window / 2 : 0);
+  at::Tensor attend(const nn::SelfAttention& attention, const at::Tensor& normed, const Windows& windows, const nn::Tokens& tokens,
+                    const nn::Context& context) const {
+    const std::int64_t batch = tokens.layout.batch(), prompts = tokens.prompt_count;
     const at::Tensor rows = windows.padded() ? at::cat({normed, at::zeros({1, normed.size(1)}, normed.options())}) : normed;
-    std::vector<at::Tensor> qkv = self_attention_.project(rows, rows, context);
+    std::vector<at::Tensor> qkv = attention.project(rows, rows, context);
     for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts);
-    at::Tensor bias = table_.index_select(0, relative_positions(side, shape_.window)).view({windows.area(), windows.area(), heads_});
+    at::Tensor bias = table_.index_select(0, relative_positions(windows.side(), window_)).view({windows.area(), windows.area(), heads_});
     bias = bias.permute({2, 0, 1}).contiguous();
     if (prompts > 0) bias = at::constant_pad_nd(bias, {prompts, 0, prompts, 0});
     const nn::Layout layout = nn::Layout::uniform(batch * windows.count(), prompts + windows.area());
-    const at::Tensor attended =
-        self_attention_.attend(qkv, layout, layout, context, {.bias = bias, .group_bias = windows.shift_mask(prompts)});
+    const at::Tensor attended = attention.attend(qkv, layout, layout, context, {.bias = bias, .group_bias = windows.shift_mask(prompts)});
     return windows.join(attended, batch, prompts);
   }
 
-  Shape shape_;
-  std::int64_t heads_;
-  bool shifted_;
-  nn::LayerNorm norm_before_;
-  nn::SelfAttention self_attention_;
+  std::int64_t window_, heads_;
+  PreNormBlock block_;
   std::string table_name_;
   at::Tensor table_;  ///< [(2w - 1)², heads], by the offset of query and key
-  nn::Linear attention_output_;
-  nn::LayerNorm norm_after_;
-  nn::Linear intermediate_, output_;
-  nn::SublayerSite attention_site_, feed_forward_site_;
-  nn::SequenceSite sequence_;
 };
 
 /// Puts 2 x 2 patches beside each other and halves what that gives.
@@ -195,7 +173,7 @@ class Swin final : public Backbone {
       const nn::Weights scope = w / "encoder" / "layers" / stage;
       Stage& own = stages_.emplace_back();
       for (std::int64_t block = 0; block < shape_.depths[static_cast<std::size_t>(stage)]; ++block)
-        own.blocks.push_back(std::make_unique<Block>(shape_, scope / "blocks" / block, stage, layer++, block % 2 == 1));
+        own.blocks.push_back(std::make_unique<Block>(shape_, scope / "blocks" / block, stage, layer++));
       if (stage + 1 < shape_.stages()) own.merging = std::make_unique<Merging>(scope / "downsample", shape_.width_of(stage), layer - 1);
     }
     const Grid grid{shape_.height / shape_.patch_height, shape_.image_width / shape_.patch_width};
@@ -225,17 +203,15 @@ class Swin final : public Backbone {
              .image_channels = shape_.channels};
   }
 
-  const BackboneInfo& info() const override { return info_; }
-  nn::SiteTable& sites() override { return sites_; }
-  const nn::LoadReport& load_report() const override { return report_; }
-
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     at::Tensor pixels = inputs.pixel_values;
     if (input_.hook) pixels = input_.hook->apply(pixels, context);
     Grid grid = grid_of(pixels.size(2), pixels.size(3));
     nn::Tokens tokens = embed(pixels, grid);
     for (const Stage& stage : stages_) {
-      for (const auto& block : stage.blocks) (*block)(tokens, grid, context);
+      const Windows straight = windows_of(grid, 0), shifted = windows_of(grid, grid.shifts(shape_.window) ? shape_.window / 2 : 0);
+      for (std::size_t block = 0; block < stage.blocks.size(); ++block)
+        (*stage.blocks[block])(tokens, block % 2 == 0 ? straight : shifted, context);
       if (!stage.merging) continue;
       (*stage.merging)(tokens, grid, context);
       grid = grid.merged();
@@ -262,8 +238,8 @@ class Swin final : public Backbone {
     Grid grid = grid_of(shape_.height, shape_.image_width);
     std::int64_t total = grid.patches() * shape_.channels * shape_.patch_height * shape_.patch_width * shape_.width;
     for (std::int64_t stage = 0; stage < shape_.stages(); ++stage) {
-      const std::int64_t width = shape_.width_of(stage), rows = prompts + grid.patches(), side = grid.side(shape_.window);
-      const Windows windows(grid.height, grid.width, side, 0);
+      const std::int64_t width = shape_.width_of(stage), rows = prompts + grid.patches();
+      const Windows windows = windows_of(grid, 0);
       const std::int64_t seen = prompts + windows.area();
       total += shape_.depths[static_cast<std::size_t>(stage)] *
                (4 * rows * width * width + 2 * windows.count() * seen * seen * width + 2 * rows * width * shape_.inner_of(stage));
@@ -284,6 +260,8 @@ class Swin final : public Backbone {
     return {(height + shape_.patch_height - 1) / shape_.patch_height, (width + shape_.patch_width - 1) / shape_.patch_width};
   }
 
+  Windows windows_of(const Grid& grid, std::int64_t shift) const { return {grid.height, grid.width, grid.side(shape_.window), shift}; }
+
   /// Incomplete patches at the lower and right edge are filled with zeros.
   nn::Tokens embed(const at::Tensor& pixels, const Grid& grid) const {
     const std::int64_t below = grid.height * shape_.patch_height - pixels.size(2), right = grid.width * shape_.patch_width - pixels.size(3);
@@ -295,14 +273,11 @@ class Swin final : public Backbone {
   }
 
   Shape shape_;
-  BackboneInfo info_;
   nn::InputSite input_{.name = "pixel_values"};
   at::Tensor projection_, projection_bias_, positions_;
   nn::LayerNorm embedding_norm_;
   std::vector<Stage> stages_;
   nn::LayerNorm norm_;
-  nn::SiteTable sites_;
-  nn::LoadReport report_;
 };
 
 std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {

@@ -14,7 +14,8 @@ class Windows {
   Windows(std::int64_t height, std::int64_t width, std::int64_t side, std::int64_t shift);
 
   std::int64_t count() const { return count_; }  ///< windows of a picture
-  std::int64_t area() const { return area_; }    ///< places of a window
+  std::int64_t side() const { return side_; }
+  std::int64_t area() const { return area_; }  ///< places of a window
   /// Whether some places hold no patch.
   bool padded() const { return count_ * area_ != patches_; }
 

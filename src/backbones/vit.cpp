@@ -4,9 +4,9 @@
 
 #include "backbones/named_inputs.h"
 #include "backbones/patches.h"
+#include "backbones/pre_norm_block.h"
 #include "backbones/registry.h"
 #include "core/error.h"
-#include "nn/self_attention.h"
 
 namespace mmtune::backbones {
 
@@ -44,65 +44,6 @@ Shape read_shape(const Config& config) {
   return shape;
 }
 
-class Block {
- public:
-  Block(const Shape& shape, const nn::Weights& w, std::int64_t layer)
-      : shape_(shape),
-        norm_before_(w / "layernorm_before", shape.width, shape.epsilon),
-        self_attention_(w / "attention" / "attention", shape.width, shape.heads, layer, shape.qkv_bias),
-        attention_output_(w / "attention" / "output" / "dense", shape.width, shape.width, layer),
-        norm_after_(w / "layernorm_after", shape.width, shape.epsilon),
-        intermediate_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
-        output_(w / "output" / "dense", shape.inner, shape.width, layer) {
-    using Role = nn::SublayerSite::Role;
-    attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
-    feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
-    sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers};
-  }
-
-  void operator()(nn::Tokens& tokens, const nn::Context& context) const {
-    if (sequence_.hook) sequence_.hook->before_block(tokens, context);
-    const bool first_only = sequence_.last && context.read == nn::ReadRows::first;
-    at::Tensor x = tokens.rows;
-    const nn::Layout key_layout = tokens.layout;
-    const at::Tensor all = norm_before_(x);
-    at::Tensor queries = all;
-    if (first_only) {
-      x = nn::first_rows(x, key_layout);
-      queries = nn::first_rows(all, key_layout);
-      tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
-    }
-    const at::Tensor attended = self_attention_(queries, all, tokens.layout, key_layout, context);
-    x = x + attention_site_(attention_output_(attended, context), queries, tokens.layout, context);
-    const at::Tensor normed = norm_after_(x);
-    const at::Tensor inner = nn::activate(intermediate_(normed, context), shape_.activation);
-    tokens.rows = x + feed_forward_site_(output_(inner, context), normed, tokens.layout, context);
-    if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);
-  }
-
-  void list(nn::SiteTable& table) {
-    table.sequences.push_back(&sequence_);
-    norm_before_.list(table);
-    self_attention_.list(table);
-    attention_output_.list(table);
-    norm_after_.list(table);
-    intermediate_.list(table);
-    output_.list(table);
-    table.sublayers.push_back(&attention_site_);
-    table.sublayers.push_back(&feed_forward_site_);
-  }
-
- private:
-  Shape shape_;
-  nn::LayerNorm norm_before_;
-  nn::SelfAttention self_attention_;
-  nn::Linear attention_output_;
-  nn::LayerNorm norm_after_;
-  nn::Linear intermediate_, output_;
-  nn::SublayerSite attention_site_, feed_forward_site_;
-  nn::SequenceSite sequence_;
-};
-
 class Vit final : public Backbone {
  public:
   Vit(const Config& config, const nn::Weights& w)
@@ -113,8 +54,15 @@ class Vit final : public Backbone {
                         .tensor("weight", {shape_.width, shape_.channels, shape_.patch_height, shape_.patch_width})),
         projection_bias_((w / "embeddings" / "patch_embeddings" / "projection").tensor("bias", {shape_.width}, nn::Init::zeros)),
         norm_(w / "layernorm", shape_.width, shape_.epsilon) {
+    const PreNormShape block{.width = shape_.width,
+                             .heads = shape_.heads,
+                             .inner = shape_.inner,
+                             .epsilon = shape_.epsilon,
+                             .activation = shape_.activation,
+                             .qkv_bias = shape_.qkv_bias};
     for (std::int64_t layer = 0; layer < shape_.layers; ++layer)
-      blocks_.push_back(std::make_unique<Block>(shape_, w / "encoder" / "layer" / layer, layer));
+      blocks_.push_back(
+          std::make_unique<PreNormBlock>(block, vit_names, w / "encoder" / "layer" / layer, layer, layer + 1 == shape_.layers));
     const std::int64_t pooled = config.integer("pooler_output_size", shape_.width);
     if (w.has("pooler.dense.weight")) {
       pooler_ = std::make_unique<nn::Linear>(w / "pooler" / "dense", shape_.width, pooled, shape_.layers);
@@ -141,13 +89,10 @@ class Vit final : public Backbone {
              .image_channels = shape_.channels};
   }
 
-  const BackboneInfo& info() const override { return info_; }
-  nn::SiteTable& sites() override { return sites_; }
-  const nn::LoadReport& load_report() const override { return report_; }
-
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     nn::Tokens tokens = embed(inputs.pixel_values, context);
-    for (const auto& block : blocks_) (*block)(tokens, context);
+    const at::Tensor class_tokens = context.read == nn::ReadRows::first ? at::zeros({tokens.layout.batch()}, at::kLong) : at::Tensor();
+    for (const auto& block : blocks_) (*block)(tokens, block == blocks_.back() ? class_tokens : at::Tensor(), context);
     ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
     if (pooler_)
       outputs.pooler_output =
@@ -166,13 +111,9 @@ class Vit final : public Backbone {
   }
 
   std::int64_t macs(std::int64_t tokens, bool read_first) const override {
-    const auto block = [this, tokens](std::int64_t queries) {
-      return 2 * (tokens + queries) * shape_.width * shape_.width + 2 * queries * tokens * shape_.width +
-             2 * queries * shape_.width * shape_.inner;
-    };
     const std::int64_t pooled = pooler_ ? pooler_->site().in * pooler_->site().out : 0;
-    return shape_.patches() * shape_.patch_size() * shape_.width + (shape_.layers - 1) * block(tokens) + block(read_first ? 1 : tokens) +
-           pooled;
+    return shape_.patches() * shape_.patch_size() * shape_.width +
+           encoder_macs(shape_.layers, shape_.width, shape_.inner, tokens, read_first) + pooled;
   }
 
  private:
@@ -186,15 +127,12 @@ class Vit final : public Backbone {
   }
 
   Shape shape_;
-  BackboneInfo info_;
   nn::InputSite input_{.name = "pixel_values"};
   at::Tensor class_token_, positions_, projection_, projection_bias_;
-  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<PreNormBlock>> blocks_;
   nn::LayerNorm norm_;
   std::unique_ptr<nn::Linear> pooler_;
   nn::Activation pooler_activation_ = nn::Activation::tanh;
-  nn::SiteTable sites_;
-  nn::LoadReport report_;
 };
 
 std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {

@@ -72,13 +72,7 @@ class Adapter final : public Expert {
   }
   void set_enabled(bool enabled) override {
     if (enabled == enabled_) return;
-    for (std::size_t i = 0; i < sites_.size(); ++i) {
-      if (enabled) {
-        sites_[i]->hooks.push_back(hooks_[i].get());
-      } else {
-        std::erase(sites_[i]->hooks, hooks_[i].get());
-      }
-    }
+    for (std::size_t i = 0; i < sites_.size(); ++i) attach(sites_[i]->hooks, hooks_[i].get(), enabled);
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }

@@ -44,13 +44,7 @@ class Ia3 final : public Expert {
 
   void set_enabled(bool enabled) override {
     if (enabled == enabled_) return;
-    for (std::size_t i = 0; i < sites_.size(); ++i) {
-      if (enabled) {
-        sites_[i]->scalings.push_back(scalings_[i].get());
-      } else {
-        std::erase(sites_[i]->scalings, scalings_[i].get());
-      }
-    }
+    for (std::size_t i = 0; i < sites_.size(); ++i) attach(sites_[i]->scalings, scalings_[i].get(), enabled);
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }

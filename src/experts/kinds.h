@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "experts/expert.h"
@@ -32,6 +33,16 @@ std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std
 /// The patterns as they are spelt in the backbone's architecture, for files that PEFT reads.
 template <class Site>
 std::vector<std::string> spelt(const std::vector<Site*>& sites, std::vector<std::string> patterns);
+
+/// Puts a hook into a site's list, or takes it out.
+template <class Hook>
+void attach(std::vector<Hook*>& hooks, std::type_identity_t<Hook>* hook, bool attached) {
+  if (attached) {
+    hooks.push_back(hook);
+  } else {
+    std::erase(hooks, hook);
+  }
+}
 
 /// Throws the Error of chosen() for a pattern that matches none of `names`.
 [[noreturn]] void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what);

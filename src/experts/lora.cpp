@@ -74,12 +74,9 @@ class Lora final : public Expert {
   void set_enabled(bool enabled) override {
     if (enabled == enabled_) return;
     for (std::size_t i = 0; i < sites_.size(); ++i) {
-      if (enabled) {
-        if (options_.dora || (!sites_[i]->low_rank.empty() && sites_[i]->low_rank.front()->magnitude.defined())) refuse_company(*sites_[i]);
-        sites_[i]->low_rank.push_back(terms_[i].get());
-      } else {
-        std::erase(sites_[i]->low_rank, terms_[i].get());
-      }
+      nn::WeightSite& site = *sites_[i];
+      if (enabled && (options_.dora || (!site.low_rank.empty() && site.low_rank.front()->magnitude.defined()))) refuse_company(site);
+      attach(site.low_rank, terms_[i].get(), enabled);
     }
     enabled_ = enabled;
   }

@@ -146,6 +146,17 @@ at::Tensor Tokens::prompts() const {
   return rows.index_select(0, span_rows(layout, prompt_at, prompt_count)).view({layout.batch(), prompt_count, -1});
 }
 
+at::Tensor positions_within(const Layout& layout, std::int64_t first, std::int64_t longest) {
+  at::Tensor positions = at::empty({layout.rows()}, at::kLong);
+  auto* out = positions.data_ptr<std::int64_t>();
+  for (const std::int64_t length : layout.lengths()) {
+    MMTUNE_ASSERT(length <= longest);
+    std::iota(out, out + length, first);
+    out += length;
+  }
+  return positions;
+}
+
 at::Tensor first_rows(const at::Tensor& rows, const Layout& layout) {
   if (rows.size(0) == layout.batch()) return rows;
   if (layout.is_uniform()) return rows.view({layout.batch(), layout.length(0), -1}).select(1, 0);

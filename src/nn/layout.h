@@ -53,6 +53,8 @@ struct Tokens {
   at::Tensor prompts() const;  ///< [B, P, D], a copy
 };
 
+/// The number of every row within its sequence, counted from `first`: [N] int64. No sequence may be longer than `longest`.
+at::Tensor positions_within(const Layout& layout, std::int64_t first, std::int64_t longest);
 /// Row 0 of every sequence: [B, D].
 at::Tensor first_rows(const at::Tensor& rows, const Layout& layout);
 /// Mean over the visible rows of every sequence: [B, D].

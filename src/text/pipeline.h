@@ -11,6 +11,7 @@
 #include "text/post_processor.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_config.h"
 #include "text/truncation.h"
 
 namespace mmtune::text {
@@ -51,6 +52,6 @@ struct VocabJsonFiles {
 PipelineParts read_vocab_json(const VocabJsonFiles& files);
 
 /// What tokenizer_config.json says beside a tokenizer.json: model_max_length, pad_token.
-void apply_tokenizer_config(PipelineParts& parts, const Json& config, const std::string& where);
+void apply_tokenizer_config(PipelineParts& parts, const TokenizerConfig& config);
 
 }  // namespace mmtune::text

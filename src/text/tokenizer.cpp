@@ -45,7 +45,7 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) 
   const Json config = is_there(config_file) ? read_json_file(config_file) : Json::object();
   if (is_there(json_file)) {
     PipelineParts parts = read_tokenizer_json(read_json_file(json_file), json_file.string());
-    apply_tokenizer_config(parts, config, config_file.string());
+    apply_tokenizer_config(parts, TokenizerConfig(config, config_file.string()));
     return make_pipeline(std::move(parts));
   }
   const auto vocab_json_file = folder / "vocab.json";

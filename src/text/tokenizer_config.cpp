@@ -91,13 +91,12 @@ std::optional<std::int64_t> TokenizerConfig::longest() const {
   return value->get<std::int64_t>();
 }
 
-void apply_tokenizer_config(PipelineParts& parts, const Json& json, const std::string& where) {
-  const TokenizerConfig config(json, where);
+void apply_tokenizer_config(PipelineParts& parts, const TokenizerConfig& config) {
   if (const auto longest = config.longest()) parts.model_max_length = longest;
   if (const auto pad = config.token("pad_token")) {
     const auto added = parts.added_tokens.find(pad->content);
     const auto id = added ? added : parts.model->vocabulary().find(pad->content);
-    if (!id) throw Error({.what = "pad_token '" + printable(pad->content, 40) + "' is not in the vocabulary", .where = where});
+    if (!id) throw Error({.what = "pad_token '" + printable(pad->content, 40) + "' is not in the vocabulary", .where = config.where()});
     parts.padding_id = id;
   }
 }

@@ -127,7 +127,7 @@ PipelineParts read_vocab_json(const VocabJsonFiles& files) {
   }
   if (family != Family::gpt2) parts.padding_id = special.named("pad_token").id;
   parts.added_tokens = AddedTokens(special.take(), parts.model->vocabulary(), parts.normalizer.get(), files.config_where);
-  apply_tokenizer_config(parts, files.config, files.config_where);
+  apply_tokenizer_config(parts, config);
   return parts;
 }
 

@@ -98,7 +98,7 @@ PipelineParts read_vocab_txt(const std::string& vocabulary, const std::string& w
   add_special(token("pad_token", "[PAD]"));
   add_special(token("mask_token", "[MASK]"));
   parts.added_tokens = AddedTokens(std::move(added), known, parts.normalizer.get(), config_where);
-  apply_tokenizer_config(parts, json, config_where);
+  apply_tokenizer_config(parts, config);
   return parts;
 }
 

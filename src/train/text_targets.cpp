@@ -37,7 +37,7 @@ at::Tensor embed(backbones::Backbone& encoder, const std::vector<const text::Enc
   inputs.text_layout = nn::Layout::packed(lengths);
   inputs.input_ids = at::tensor(ids, at::kLong);
   inputs.token_type_ids = at::tensor(types, at::kLong);
-  return backbones::pool(encoder.forward(inputs, {}), backbones::Pooling::mean, backbones::Modality::text);
+  return backbones::pool(encoder.forward(inputs, {}), backbones::Pooling::mean);
 }
 
 }  // namespace

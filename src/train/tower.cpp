@@ -92,7 +92,7 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
   nn::Context own = context;
   own.read = reads_first() ? nn::ReadRows::first : nn::ReadRows::all;
   const at::AutoGradMode gradients(at::GradMode::is_enabled() && trainable());
-  return backbones::pool(backbone_->forward(inputs, own), pooling_, backbone_->info().modality);
+  return backbones::pool(backbone_->forward(inputs, own), pooling_);
 }
 
 std::string Tower::describe() const {

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from compare import close, forward, randomise  # noqa: E402
+from compare import check_input_gradients, close, forward, randomise  # noqa: E402
 
 BERT = [
     dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=97),
@@ -48,17 +48,7 @@ def test_bert(succeeds, tmp_path, shape, masked, task_checkpoint):
 @pytest.mark.parametrize("shape", BERT)
 def test_bert_input_gradients(succeeds, tmp_path, shape):
     model = randomise(transformers.BertModel(transformers.BertConfig(max_position_embeddings=40, **shape)))
-    model.save_pretrained(tmp_path / "model")
-    embeds = torch.randn(2, 9, shape["hidden_size"], requires_grad=True)
-    mask = torch.ones(2, 9, dtype=torch.long)
-    mask[1, 5:] = 0
-    theirs = model(inputs_embeds=embeds, attention_mask=mask)
-    hidden, pooled = torch.randn_like(theirs.last_hidden_state), torch.randn_like(theirs.pooler_output)
-    torch.autograd.backward([theirs.last_hidden_state, theirs.pooler_output], [hidden, pooled])
-    ours = forward(succeeds, tmp_path, tmp_path / "model", {
-        "inputs_embeds": embeds.detach(), "attention_mask": mask, "grad.last_hidden_state": hidden, "grad.pooler_output": pooled})
-    close(ours["last_hidden_state"], theirs.last_hidden_state.detach())
-    close(ours["grad.inputs_embeds"], embeds.grad)
+    check_input_gradients(succeeds, tmp_path, model)
 
 
 @pytest.mark.parametrize("shape", VIT)

@@ -132,61 +132,36 @@ def test_bitfit(succeeds, tmp_path, family):
     same(run(succeeds, tmp_path, inputs), encoder.forward(embedded, mask), mask)
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_lora_files_of_peft(succeeds, tmp_path, rslora):
+def opens_what_peft_wrote(succeeds, tmp_path, family, config, mark):
+    """PEFT's expert with every tensor whose name holds `mark` moved away from its start, saved by PEFT and run by us."""
     peft = pytest.importorskip("peft")
-    model, _, inputs, _, mask = make("bert", tmp_path / "model")
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=5, lora_alpha=7, use_rslora=rslora, target_modules=["query", "output.dense"]))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-        expected = adapted.eval()(**inputs).last_hidden_state
-    adapted.save_pretrained(tmp_path / "expert")
-    same(run(succeeds, tmp_path, inputs), expected, mask)
-
-
-def randomise(adapted, mark):
+    model, _, inputs, _, mask = make(family, tmp_path / "model")
+    adapted = peft.get_peft_model(model, config(peft))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if mark in name:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-
-
-def test_dora_files_of_peft(succeeds, tmp_path):
-    peft = pytest.importorskip("peft")
-    model, _, inputs, _, mask = make("bert", tmp_path / "model")
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=5, lora_alpha=7, use_dora=True, target_modules=["query", "output.dense"]))
-    randomise(adapted, "lora_")
-    with torch.no_grad():
         expected = adapted.eval()(**inputs).last_hidden_state
     adapted.save_pretrained(tmp_path / "expert")
     same(run(succeeds, tmp_path, inputs), expected, mask)
+
+
+@pytest.mark.parametrize("kind", ["use_rslora", "use_dora", None])
+def test_lora_files_of_peft(succeeds, tmp_path, kind):
+    options = {kind: True} if kind else {}
+    opens_what_peft_wrote(succeeds, tmp_path, "bert",
+                          lambda peft: peft.LoraConfig(r=5, lora_alpha=7, target_modules=["query", "output.dense"], **options), "lora_")
 
 
 def test_ia3_files_of_peft(succeeds, tmp_path):
-    peft = pytest.importorskip("peft")
-    model, _, inputs, _, mask = make("bert", tmp_path / "model")
-    adapted = peft.get_peft_model(model, peft.IA3Config(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"]))
-    randomise(adapted, "ia3_l")
-    with torch.no_grad():
-        expected = adapted.eval()(**inputs).last_hidden_state
-    adapted.save_pretrained(tmp_path / "expert")
-    same(run(succeeds, tmp_path, inputs), expected, mask)
+    opens_what_peft_wrote(succeeds, tmp_path, "bert",
+                          lambda peft: peft.IA3Config(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"]), "ia3_l")
 
 
 @pytest.mark.parametrize("family", ["clip_image", "clip_text"])
 def test_lora_files_of_peft_for_clip(succeeds, tmp_path, family):
-    peft = pytest.importorskip("peft")
-    model, _, inputs, _, mask = make(family, tmp_path / "model")
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "v_proj", "out_proj", "fc1", "fc2"]))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.2)
-        expected = adapted.eval()(**inputs).last_hidden_state
-    adapted.save_pretrained(tmp_path / "expert")
-    same(run(succeeds, tmp_path, inputs), expected, mask)
+    targets = ["q_proj", "v_proj", "out_proj", "fc1", "fc2"]
+    opens_what_peft_wrote(succeeds, tmp_path, family, lambda peft: peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets), "lora_")
 
 
 def broken(tensors):

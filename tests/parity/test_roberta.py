@@ -7,8 +7,8 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 import test_experts  # noqa: E402
+from compare import check_input_gradients, close, forward, randomise  # noqa: E402
 from reference import Encoder  # noqa: E402
-from test_backbones import close, forward, randomise  # noqa: E402
 from test_experts import HEADS, LAYERS, WIDTH  # noqa: E402
 
 SHAPES = [
@@ -62,17 +62,7 @@ def test_outputs(succeeds, tmp_path, shape, padding, kind):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_input_gradients(succeeds, tmp_path, shape):
     model = randomise(transformers.RobertaModel(configured(shape)))
-    model.save_pretrained(tmp_path / "model")
-    embeds = torch.randn(2, 9, shape["hidden_size"], requires_grad=True)
-    mask = torch.ones(2, 9, dtype=torch.long)
-    mask[1, 5:] = 0
-    theirs = model(inputs_embeds=embeds, attention_mask=mask)
-    hidden, pooled = torch.randn_like(theirs.last_hidden_state), torch.randn_like(theirs.pooler_output)
-    torch.autograd.backward([theirs.last_hidden_state, theirs.pooler_output], [hidden, pooled])
-    ours = forward(succeeds, tmp_path, tmp_path / "model", {
-        "inputs_embeds": embeds.detach(), "attention_mask": mask, "grad.last_hidden_state": hidden, "grad.pooler_output": pooled})
-    close(ours["last_hidden_state"], theirs.last_hidden_state.detach())
-    close(ours["grad.inputs_embeds"], embeds.grad)
+    check_input_gradients(succeeds, tmp_path, model)
 
 
 def make(_, folder):
@@ -110,6 +100,6 @@ def test_bitfit(succeeds, tmp_path, on_roberta):
     test_experts.test_bitfit(succeeds, tmp_path, "bert")
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_lora_files_of_peft(succeeds, tmp_path, on_roberta, rslora):
-    test_experts.test_lora_files_of_peft(succeeds, tmp_path, rslora)
+@pytest.mark.parametrize("kind", [None, "use_rslora"])
+def test_lora_files_of_peft(succeeds, tmp_path, on_roberta, kind):
+    test_experts.test_lora_files_of_peft(succeeds, tmp_path, kind)
