@@ -25,17 +25,38 @@ options = parser.parse_args()
 torch.set_num_threads(options.threads)
 torch.manual_seed(1)
 config = transformers.AutoConfig.from_pretrained(options.model, num_labels=options.classes)
-vision = config.model_type == "vit"
-kind = transformers.AutoModelForImageClassification if vision else transformers.AutoModelForSequenceClassification
-model = kind.from_pretrained(options.model, config=config)
+
+
+class TwoTowers(torch.nn.Module):
+    """A linear classifier on the pooled outputs of CLIP's two towers, side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.clip = transformers.CLIPModel.from_pretrained(options.model)
+        self.classifier = torch.nn.Linear(config.vision_config.hidden_size + config.text_config.hidden_size, options.classes)
+
+    def forward(self, pixel_values, input_ids, labels):
+        pooled = [self.clip.vision_model(pixel_values=pixel_values).pooler_output, self.clip.text_model(input_ids=input_ids).pooler_output]
+        loss = torch.nn.functional.cross_entropy(self.classifier(torch.cat(pooled, 1)), labels)
+        return transformers.modeling_outputs.SequenceClassifierOutput(loss=loss)
+
+
+pictures = config.model_type in ("vit", "swin", "clip")
+if config.model_type == "clip":
+    model = TwoTowers()
+else:
+    kind = transformers.AutoModelForImageClassification if pictures else transformers.AutoModelForSequenceClassification
+    model = kind.from_pretrained(options.model, config=config)
 targets = ["q_proj", "v_proj"] if any("q_proj" in name for name, _ in model.named_modules()) else ["query", "value"]
 model = peft.get_peft_model(model, peft.LoraConfig(r=options.rank, lora_alpha=16, lora_dropout=0.0, target_modules=targets, modules_to_save=["classifier"]))
 # No dropout anywhere on either side: the backbone in evaluation mode, LoRA without dropout.
 model.eval()
-if vision:
-    inputs = {"pixel_values": torch.randn(options.batch, 3, config.image_size, config.image_size)}
-else:
-    inputs = {"input_ids": torch.randint(0, 8, (options.batch, options.tokens))}
+inputs = {}
+if pictures:
+    size = config.vision_config.image_size if config.model_type == "clip" else config.image_size
+    inputs["pixel_values"] = torch.randn(options.batch, 3, size, size)
+if options.tokens:
+    inputs["input_ids"] = torch.randint(0, 8, (options.batch, options.tokens))
 labels = torch.zeros(options.batch, dtype=torch.long)
 trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimiser = torch.optim.AdamW(trainable, lr=1e-3, fused=True)

@@ -38,9 +38,12 @@ def whole(text):
     return json.loads(text[text.index("{"):])
 
 
+# Backbones whose step has the looser goal.
+LOOSER = ("Swin", "CLIP", "Wav2Vec2")
 rows = []
 for one in lines(bench("step", "--rounds", options.rounds, "--threads", options.threads)):
-    rows.append((one["work"], "≤ 1.10 × bound; ≤ 1 × peer; memory ≤ 0.65 ×",
+    bound = "1.15" if any(name in one["work"] for name in LOOSER) else "1.10"
+    rows.append((one["work"], f"≤ {bound} × bound; ≤ 1 × peer; memory ≤ 0.65 ×",
                  f'{one["step_over_bound"]:.2f} × bound; {one["step_over_peer"]:.2f} × the peer\'s time; {one["peak_over_peer"]:.2f} × its memory'))
 for one in lines(bench("epoch", "--rounds", options.rounds, "--threads", options.threads)):
     rows.append((one["work"], "≥ 2 × the peer's speed, accuracy not lower",

@@ -19,7 +19,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--only", help="vit or bert")
+parser.add_argument("--only", help="vit, bert, swin or clip")
 options = parser.parse_args()
 program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
 
@@ -30,6 +30,12 @@ family, folder = sys.argv[1:]
 if family == "vit":
     model = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False)
     transformers.ViTImageProcessorPil().save_pretrained(folder)
+elif family == "swin":
+    model = transformers.SwinModel(transformers.SwinConfig(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]), add_pooling_layer=True)
+    transformers.ViTImageProcessorPil().save_pretrained(folder)
+elif family == "clip":
+    model = transformers.CLIPModel(transformers.CLIPConfig())
+    transformers.CLIPImageProcessorPil().save_pretrained(folder)
 else:
     model = transformers.BertModel(transformers.BertConfig())
     with open(folder + "/vocab.txt", "w") as file:
@@ -37,9 +43,13 @@ else:
 model.save_pretrained(folder)
 """
 
+# name, batch, tokens of a text, keys of [backbone] besides main
 WORK = {
     "vit": ("LoRA r=8 (q, v), ViT-B/16, 224², batch 8", 8, 0, 'main_pooling="first"'),
     "bert": ("LoRA r=8 (q, v), BERT-base, 128 tokens, batch 16", 16, 128, 'main_pooling="pooler"'),
+    "swin": ("LoRA r=8 (q, v), Swin-B, 224², batch 4", 4, 0, 'main_pooling="pooler"'),
+    "clip": ("LoRA r=8 (q, v), CLIP ViT-B/32, both towers, 224² and 77 tokens, batch 16", 16, 77,
+             'main_input="image"\ncondition="FOLDER"\ncondition_input="text"'),
 }
 
 
@@ -52,10 +62,10 @@ def run(command):
 
 
 def measure(family, folder):
-    name, batch, tokens, pooling = WORK[family]
+    name, batch, tokens, keys = WORK[family]
     subprocess.run([sys.executable, "-c", MAKE, family, folder], check=True, capture_output=True)
     recipe = pathlib.Path(folder) / "recipe.toml"
-    recipe.write_text(f'[backbone]\nmain = "{folder}"\n{pooling}\n[expert]\nmethod = "lora"\nrank = 8\n[data]\ntrain = "none.jsonl"\n')
+    recipe.write_text(f'[backbone]\nmain = "{folder}"\n{keys.replace("FOLDER", folder)}\n[expert]\nmethod = "lora"\nrank = 8\n[data]\ntrain = "none.jsonl"\n')
     ours, theirs = [], []
     for _ in range(options.rounds):
         ours.append(run([program, "--threads", options.threads, "cost", recipe, "--measure", options.steps, "--batch", batch, "--tokens",

@@ -34,14 +34,18 @@ constexpr PreNormNames clip_names{.norm_before = "layer_norm1",
 }  // namespace
 
 ClipEncoder::ClipEncoder(const ClipShape& shape, const nn::Weights& w) : shape_(shape) {
-  const PreNormShape block{
-      .width = shape.width, .heads = shape.heads, .inner = shape.inner, .epsilon = shape.epsilon, .activation = shape.activation};
+  const PreNormShape block{.width = shape.width,
+                           .heads = shape.heads,
+                           .inner = shape.inner,
+                           .epsilon = shape.epsilon,
+                           .activation = shape.activation,
+                           .causal = shape.causal};
   for (std::int64_t layer = 0; layer < shape.layers; ++layer)
     blocks_.push_back(std::make_unique<PreNormBlock>(block, clip_names, w / "layers" / layer, layer, layer + 1 == shape.layers));
 }
 
 void ClipEncoder::operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const {
-  for (const auto& block : blocks_) (*block)(tokens, block == blocks_.back() ? only : at::Tensor(), context, shape_.causal);
+  for (const auto& block : blocks_) (*block)(tokens, block == blocks_.back() ? only : at::Tensor(), context);
 }
 
 void ClipEncoder::list(nn::SiteTable& table) {

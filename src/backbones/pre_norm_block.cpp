@@ -32,10 +32,15 @@ PreNormBlock::PreNormBlock(const PreNormShape& shape, const PreNormNames& names,
   using Role = nn::SublayerSite::Role;
   attention_site_ = {.name = (w / names.attention_site).path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
   feed_forward_site_ = {.name = (w / names.feed_forward_site).path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
-  sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = shape.prompt_position, .last = last};
+  sequence_ = {.name = w.path(),
+               .width = shape.width,
+               .layer = layer,
+               .prompt_position = shape.prompt_position,
+               .last = last,
+               .causal = shape.causal};
 }
 
-void PreNormBlock::operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context, bool causal) const {
+void PreNormBlock::operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const {
   if (sequence_.hook) sequence_.hook->before_block(tokens, context);
   at::Tensor x = tokens.rows;
   const nn::Layout key_layout = tokens.layout;
@@ -47,7 +52,7 @@ void PreNormBlock::operator()(nn::Tokens& tokens, const at::Tensor& only, const 
     queries = all.index_select(0, rows);
     tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
   }
-  finish(tokens, x, queries, self_attention_(queries, all, tokens.layout, key_layout, context, {.causal = causal}), context);
+  finish(tokens, x, queries, self_attention_(queries, all, tokens.layout, key_layout, context, {.causal = sequence_.causal}), context);
   if (sequence_.hook && !only.defined()) sequence_.hook->after_block(tokens, context);
 }
 

@@ -30,6 +30,7 @@ struct PreNormShape {
   nn::Activation activation;
   bool qkv_bias = true;
   std::int64_t prompt_position = 1;  ///< where prompts belong in a sequence
+  bool causal = false;
 };
 
 class PreNormBlock {
@@ -39,7 +40,7 @@ class PreNormBlock {
 
   /// `only` [B]: the position, prompts not counted, of the one row of every sequence whose output is wanted; the tokens are these rows
   /// afterwards. Undefined: all rows. In a causal block it is the last row.
-  void operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context, bool causal = false) const;
+  void operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const;
 
   /// Normed rows [N, D] → what the attention makes of them before its output map, [N, D]. The tokens tell layout and prompts.
   using Attend = std::function<at::Tensor(const nn::SelfAttention& attention, const at::Tensor& normed, const nn::Tokens& tokens)>;

@@ -147,6 +147,7 @@ class Merging {
     if (prompts > 0) rows = at::cat({all.narrow(1, 0, prompts).repeat({1, 1, 4}), rows}, 1);
     tokens.rows = reduction_(norm_(rows).view({-1, 4 * width}), context);
     tokens.layout = nn::Layout::uniform(batch, prompts + merged.patches());
+    tokens.columns = merged.width;
   }
 
   void list(nn::SiteTable& table) {
@@ -269,7 +270,7 @@ class Swin final : public Backbone {
     const at::Tensor patches = patches_of(whole, shape_.patch_height, shape_.patch_width);
     at::Tensor x = embedding_norm_(at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_));
     if (shape_.absolute) x = x + positions_;
-    return {x.view({-1, shape_.width}), nn::Layout::uniform(pixels.size(0), grid.patches())};
+    return {.rows = x.view({-1, shape_.width}), .layout = nn::Layout::uniform(pixels.size(0), grid.patches()), .columns = grid.width};
   }
 
   Shape shape_;

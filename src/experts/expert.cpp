@@ -17,8 +17,8 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe, linear_recipe,  bitfit_recipe, lora_recipe,
-                            ia3_recipe,  adapter_recipe, prefix_recipe, prompt_recipe};
+constexpr Maker makers[] = {full_recipe,    linear_recipe, bitfit_recipe, lora_recipe,  ia3_recipe,
+                            adapter_recipe, prefix_recipe, prompt_recipe, ladder_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 constexpr std::string_view peft_prefix = "base_model.model.";
@@ -38,6 +38,7 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"MMTUNE_PROMPT", "prompt"},
                                    {"MMTUNE_DEEP_PROMPT", "prompt"},
                                    {"MMTUNE_ADAPTER", "adapter"},
+                                   {"MMTUNE_LADDER", "ladder"},
                                    {"MMTUNE_BITFIT", "bitfit"},
                                    {"MMTUNE_FULL", "full"},
                                    {"MMTUNE_LINEAR", "linear"}};

@@ -35,6 +35,8 @@ class Expert {
   virtual bool enabled() const = 0;
   /// Multiply-accumulates added per example with `tokens` rows, every row of every block being computed.
   virtual std::int64_t extra_macs(std::int64_t tokens) const = 0;
+  /// Whether it works beside the backbone: no gradient of its tensors passes through a block, and it needs every row of the last one.
+  virtual bool beside_backbone() const { return false; }
 
   std::int64_t parameter_count() const;
 };

@@ -19,6 +19,7 @@ std::unique_ptr<ExpertRecipe> ia3_recipe();
 std::unique_ptr<ExpertRecipe> adapter_recipe();
 std::unique_ptr<ExpertRecipe> prefix_recipe();
 std::unique_ptr<ExpertRecipe> prompt_recipe();
+std::unique_ptr<ExpertRecipe> ladder_recipe();
 
 /// A trainable leaf holding a copy of `values`.
 at::Tensor leaf(const at::Tensor& values);

@@ -44,6 +44,8 @@ struct Tokens {
   Layout layout;
   std::int64_t prompt_at = 0;     ///< position of the first prompt row in each sequence
   std::int64_t prompt_count = 0;  ///< 0: no prompts are there
+  /// Patches in a line of the picture, where blocks further up merge neighbours (the rows are its lines, top to bottom); 0 elsewhere.
+  std::int64_t columns = 0;
 
   /// Puts prompts [P, D] (the same for all) or [B, P, D] at position `at` of every sequence.
   void insert_prompts(const at::Tensor& prompts, std::int64_t at);

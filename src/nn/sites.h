@@ -101,6 +101,7 @@ struct SequenceSite {
   std::int64_t layer = 0;
   std::int64_t prompt_position = 0;  ///< where prompts belong: behind the class token
   bool last = false;
+  bool causal = false;  ///< a row attends to itself and to those before it only
   SequenceHook* hook = nullptr;
 };
 

@@ -61,9 +61,11 @@ void Tower::add_expert(std::unique_ptr<experts::Expert> expert) {
   trainable_ = !trained.empty();
   const auto layers = static_cast<double>(std::max<std::int64_t>(backbone_->info().layers, 1));
   std::optional<std::int64_t> lowest;
-  for (const auto& one : experts_)
+  for (const auto& one : experts_) {
+    if (one->beside_backbone()) continue;
     for (const nn::NamedTensor& item : one->tensors())
       lowest = std::min(lowest.value_or(backbone_->info().layers), backbone_->layer_of(item.name));
+  }
   if (lowest) backward_share_ = std::clamp((layers - static_cast<double>(*lowest)) / layers, 0.0, 1.0);
 }
 
@@ -85,6 +87,7 @@ std::int64_t Tower::width() const {
 }
 
 bool Tower::reads_first() const {
+  if (std::any_of(experts_.begin(), experts_.end(), [](const auto& expert) { return expert->beside_backbone(); })) return false;
   return pooling_ == Pooling::first || pooling_ == Pooling::pooler;
 }
 

@@ -1,6 +1,7 @@
 """Training, evaluating and predicting as a user does it, on tiny models and made-up data."""
 
 import json
+import shutil
 import statistics
 
 import pytest
@@ -87,7 +88,7 @@ def test_what_must_not_matter(world, tmp_path, change):
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)
 
 
-@pytest.mark.parametrize("method", ["full", "linear", "bitfit", "lora", "adapter", "prefix", "prompt"])
+@pytest.mark.parametrize("method", ["full", "linear", "bitfit", "lora", "ia3", "adapter", "prefix", "prompt", "ladder"])
 def test_every_method_learns_pictures(world, tmp_path, method):
     recipe = write_recipe(tmp_path / "r.toml", backbone={"main": world / "vit"}, expert={"method": method},
                           data={"train": world / "pictures" / "manifest.jsonl", "valid_fraction": 0.2},
@@ -134,6 +135,40 @@ def test_two_towers_with_missing_modalities(world, tmp_path, fusion):
     assert only_texts["metrics"]["accuracy"]["value"] > 0.5
     picture = json.loads((world / "mixed" / "manifest.jsonl").read_text().splitlines()[0])
     mmtune("predict", run, "--image", world / "mixed" / picture.get("image", "1.png"), check=0)
+
+
+def test_several_kinds_on_one_tower(world, tmp_path):
+    kinds = [{"method": "lora", "rank": 2, "targets": ["query"]}, {"method": "adapter", "bottleneck": 4}, {"method": "prompt", "length": 2},
+             {"method": "lora", "rank": 3, "targets": ["value"]}]
+    recipe = text_recipe(world, tmp_path / "r.toml", expert=kinds)
+    run = tmp_path / "run"
+    mmtune("train", recipe, "--out", run, "train.epochs=4", check=0)
+    record = json.loads((run / "run.json").read_text())
+    assert [one["kind"] for one in record["experts"]] == ["lora", "adapter", "prompt", "lora"]
+    assert len(list((run / "expert").rglob("adapter_model.safetensors"))) == 4
+
+    def loss_of(run):
+        return json.loads(mmtune("eval", run, "--data", world / "valid.jsonl", "--json", check=0).stdout)["metrics"]["loss"]["value"]
+
+    loss = loss_of(run)
+    assert loss == pytest.approx(record["valid"]["loss"], abs=1e-6)
+    # Each of the four is needed for that loss.
+    for folder in sorted(path.parent for path in (run / "expert").rglob("adapter_model.safetensors")):
+        copy = tmp_path / f"without-{folder.name}"
+        shutil.copytree(run, copy)
+        damage(copy / "expert" / folder.name / "adapter_model.safetensors")
+        assert abs(loss_of(copy) - loss) > 1e-4, folder.name
+
+
+def damage(path):
+    """Doubles every tensor of a file, its metadata kept."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, "pt") as file:
+        tensors = {name: 2 * file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata()
+    save_file(tensors, path, metadata)
 
 
 def test_multi_label(world, tmp_path):

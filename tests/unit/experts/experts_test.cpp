@@ -54,6 +54,8 @@ backbones::ModelInputs make_inputs(const Case& one) {
 std::unique_ptr<Expert> make_expert(const std::string& kind, Backbone& backbone) {
   const auto recipe = expert_recipe(kind == "dora" ? "lora" : kind);
   if (kind == "dora") recipe->read_config({{"use_dora", true}}, "test");
+  // A norm over the two values that an eighth of these tiny widths leaves would be all but a step.
+  if (kind == "ladder") recipe->read_config({{"reduction", 2}}, "test");
   auto expert = recipe->build(backbone, at::detail::createCPUGenerator(9));
   const at::NoGradGuard no_grad;
   at::Generator generator = at::detail::createCPUGenerator(10);
@@ -141,7 +143,7 @@ TEST_P(Kinds, SurvivesARoundTrip) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const std::string kind : {"full", "bitfit", "lora", "dora", "ia3", "adapter", "prefix", "prompt"}) {
+  for (const std::string kind : {"full", "bitfit", "lora", "dora", "ia3", "adapter", "prefix", "prompt", "ladder"}) {
     all.push_back({kind, "bert", false});
     all.push_back({kind, "bert", true});
     all.push_back({kind, "vit", false});
@@ -187,6 +189,29 @@ TEST(Experts, DeepPromptsFollowTheWidthsOfSwinsStages) {
   EXPECT_EQ(prompt->tensors()[2].tensor.sizes(), at::IntArrayRef({3, 16}));
   const at::NoGradGuard no_grad;
   EXPECT_EQ(backbone->forward(make_inputs({"", "swin", false}), {}).last_hidden_state.sizes(), at::IntArrayRef({2 * 9, 16}));
+}
+
+TEST(Experts, NothingPassesTheBackboneBelowALadder) {
+  const auto backbone = make_backbone("vit");
+  auto inputs = make_inputs({"", "vit", false});
+  const auto input_gradient = [&] {
+    inputs.pixel_values = inputs.pixel_values.detach().requires_grad_(true);
+    backbone->forward(inputs, {}).last_hidden_state.sin().sum().backward();
+    return inputs.pixel_values.grad();
+  };
+  auto recipe = expert_recipe("ladder");
+  const auto ladder = recipe->build(*backbone, at::detail::createCPUGenerator(1));  // starts at the frozen model
+  EXPECT_TRUE(ladder->beside_backbone());
+  const at::Tensor with = input_gradient();
+  ladder->set_enabled(false);
+  EXPECT_TRUE(at::equal(with, input_gradient()));
+}
+
+TEST(Experts, ALadderAndAPromptDoNotShareABlock) {
+  const auto backbone = make_backbone("vit");
+  const auto ladder = make_expert("ladder", *backbone);
+  EXPECT_THROW(make_expert("prompt", *backbone), Error);
+  EXPECT_NO_THROW(make_expert("lora", *backbone));
 }
 
 TEST(Experts, UnknownNamesGetTheNearest) {

@@ -1,0 +1,255 @@
+// Ladder side-tuning (Sung, Cho and Bansal 2022, arXiv 2206.06522): a narrow transformer beside the frozen backbone. Its state starts as a
+// projection of the first block's input; behind every block it takes that block's output in through a projection and runs a block of its
+// own; at the end it is projected back and added to the last block's output. Nothing is back-propagated through the backbone.
+//
+// As the paper has it: s <- mu s + (1 - mu) Down(h) with a learned gate mu a block. Our choices: blocks are pre-norm; the projection at the
+// end starts at zero, so that training starts at the frozen model; where a backbone merges neighbouring patches, so does the state, by
+// their mean.
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+
+#include "core/error.h"
+#include "experts/kinds.h"
+#include "nn/layers.h"
+
+namespace mmtune::experts {
+
+namespace {
+
+struct Options {
+  std::int64_t reduction = 8;
+  double inner_ratio = 4.0;
+  bool gated = true;
+  double dropout = 0.0;
+  double init_std = 0.02;
+};
+
+constexpr double epsilon = 1e-5;
+/// The paper's gate: sigmoid(alpha / 0.1).
+constexpr double gate_temperature = 0.1;
+constexpr std::int64_t usual_head_width = 64;
+
+/// Linear map [out, in] with a bias that starts at zero.
+struct Map {
+  Map(std::int64_t in, std::int64_t out, double std, at::Generator& generator)
+      : weight(normal_leaf({out, in}, std, generator)), bias(leaf(at::zeros({out}))) {}
+  at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+  void list(const std::string& name, std::vector<nn::NamedTensor>& named) const {
+    named.push_back({name + ".weight", weight});
+    named.push_back({name + ".bias", bias});
+  }
+  std::int64_t macs() const { return weight.numel(); }
+
+  at::Tensor weight, bias;
+};
+
+struct Norm {
+  explicit Norm(std::int64_t width) : weight(leaf(at::ones({width}))), bias(leaf(at::zeros({width}))) {}
+  at::Tensor operator()(const at::Tensor& x) const { return at::layer_norm(x, {x.size(-1)}, weight, bias, epsilon); }
+  void list(const std::string& name, std::vector<nn::NamedTensor>& named) const {
+    named.push_back({name + ".weight", weight});
+    named.push_back({name + ".bias", bias});
+  }
+
+  at::Tensor weight, bias;
+};
+
+/// What the side network has for one block of the backbone.
+struct Rung {
+  Rung(const Options& options, std::int64_t backbone_width, std::int64_t width, at::Generator& generator)
+      : down(backbone_width, width, options.init_std, generator),
+        gate(leaf(at::zeros({1}))),
+        norm_before(width),
+        qkv(width, 3 * width, options.init_std, generator),
+        attention_output(width, width, options.init_std, generator),
+        norm_after(width),
+        up_inner(width, inner(options, width), options.init_std, generator),
+        down_inner(inner(options, width), width, options.init_std, generator) {}
+
+  static std::int64_t inner(const Options& options, std::int64_t width) {
+    return std::max<std::int64_t>(static_cast<std::int64_t>(options.inner_ratio * static_cast<double>(width)), 1);
+  }
+
+  /// State and block output, rows [N, w] and [N, D] → the new state.
+  at::Tensor climb(const at::Tensor& state, const at::Tensor& output, const nn::Layout& layout, std::int64_t heads, bool causal,
+                   const Options& options, const nn::Context& context) const {
+    at::Tensor x = down(output);
+    if (options.gated) {
+      const at::Tensor kept = at::sigmoid(gate / gate_temperature);
+      x = kept * state + (1 - kept) * x;
+    } else {
+      x = x + state;
+    }
+    const std::vector<at::Tensor> parts = qkv(norm_before(x)).chunk(3, 1);
+    const at::Tensor attended =
+        nn::attention(parts[0].contiguous(), parts[1].contiguous(), parts[2].contiguous(), heads, layout, layout, {.causal = causal});
+    x = x + nn::dropout(attention_output(attended), options.dropout, context);
+    return x + nn::dropout(down_inner(at::gelu(up_inner(norm_after(x)))), options.dropout, context);
+  }
+
+  void list(const std::string& name, const Options& options, std::vector<nn::NamedTensor>& named) const {
+    down.list(name + ".ladder.down", named);
+    if (options.gated) named.push_back({name + ".ladder.gate", gate});
+    norm_before.list(name + ".ladder.norm_before", named);
+    qkv.list(name + ".ladder.qkv", named);
+    attention_output.list(name + ".ladder.attention_output", named);
+    norm_after.list(name + ".ladder.norm_after", named);
+    up_inner.list(name + ".ladder.up", named);
+    down_inner.list(name + ".ladder.down_inner", named);
+  }
+
+  Map down;
+  at::Tensor gate;
+  Norm norm_before;
+  Map qkv, attention_output;
+  Norm norm_after;
+  Map up_inner, down_inner;
+};
+
+/// The 2 x 2 neighbours of every patch that was merged, averaged: [B*H*W, w] → [B*ceil(H/2)*ceil(W/2), w].
+at::Tensor merged(const at::Tensor& state, std::int64_t batch, std::int64_t columns) {
+  const std::int64_t width = state.size(1);
+  const at::Tensor map = state.view({batch, -1, columns, width}).permute({0, 3, 1, 2});
+  const at::Tensor halved = at::avg_pool2d(map, {2, 2}, {2, 2}, {0, 0}, true, false);
+  return halved.permute({0, 2, 3, 1}).reshape({-1, width});
+}
+
+class Ladder;
+
+class Step final : public nn::SequenceHook {
+ public:
+  Step(Ladder& ladder, std::size_t rung) : ladder_(&ladder), rung_(rung) {}
+  void before_block(nn::Tokens& tokens, const nn::Context& context) override;
+  void after_block(nn::Tokens& tokens, const nn::Context& context) override;
+
+ private:
+  Ladder* ladder_;
+  std::size_t rung_;
+};
+
+class Ladder final : public Expert {
+ public:
+  Ladder(const Options& options, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
+      : options_(options),
+        sites_(std::move(sites)),
+        width_(std::max<std::int64_t>(sites_.back()->width / options.reduction, 1)),
+        heads_(std::gcd(width_, std::max<std::int64_t>(width_ / usual_head_width, 1))),
+        start_(sites_.front()->width, width_, options.init_std, generator),
+        norm_(width_),
+        end_(width_, sites_.back()->width, 0.0, generator) {
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      rungs_.emplace_back(options_, sites_[i]->width, width_, generator);
+      hooks_.push_back(std::make_unique<Step>(*this, i));
+    }
+    set_enabled(true);
+  }
+  ~Ladder() override { set_enabled(false); }
+
+  std::string_view kind() const override { return "ladder"; }
+  std::vector<nn::NamedTensor> tensors() const override {
+    std::vector<nn::NamedTensor> named;
+    start_.list("ladder.start", named);
+    for (std::size_t i = 0; i < sites_.size(); ++i) rungs_[i].list(sites_[i]->name, options_, named);
+    norm_.list("ladder.norm", named);
+    end_.list("ladder.end", named);
+    return named;
+  }
+  Json config() const override {
+    return {{"peft_type", "MMTUNE_LADDER"},
+            {"reduction", options_.reduction},
+            {"inner_ratio", options_.inner_ratio},
+            {"gated", options_.gated},
+            {"dropout", options_.dropout}};
+  }
+  void set_enabled(bool enabled) override {
+    if (enabled == enabled_) return;
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      if (enabled && sites_[i]->hook) throw Error({.what = "another expert works on the tokens of this block", .where = sites_[i]->name});
+      sites_[i]->hook = enabled ? hooks_[i].get() : nullptr;
+    }
+    enabled_ = enabled;
+  }
+  bool enabled() const override { return enabled_; }
+  bool beside_backbone() const override { return true; }
+  std::int64_t extra_macs(std::int64_t tokens) const override {
+    std::int64_t total = tokens * (start_.macs() + end_.macs());
+    for (const Rung& rung : rungs_)
+      total +=
+          tokens * (rung.down.macs() + rung.qkv.macs() + rung.attention_output.macs() + rung.up_inner.macs() + rung.down_inner.macs()) +
+          2 * tokens * tokens * width_;
+    return total;
+  }
+
+  void before_block(std::size_t rung, const nn::Tokens& tokens) {
+    if (rung == 0) {
+      state_ = start_(tokens.rows.detach());
+    } else if (state_.size(0) != tokens.rows.size(0)) {
+      state_ = merged(state_, tokens.layout.batch(), columns_);
+    }
+    columns_ = tokens.columns;
+  }
+  void after_block(std::size_t rung, nn::Tokens& tokens, const nn::Context& context) {
+    const nn::SequenceSite& site = *sites_[rung];
+    state_ = rungs_[rung].climb(state_, tokens.rows.detach(), tokens.layout, heads_, site.causal, options_, context);
+    if (!site.last) return;
+    tokens.rows = tokens.rows + end_(norm_(state_));
+    state_.reset();
+  }
+
+ private:
+  Options options_;
+  std::vector<nn::SequenceSite*> sites_;
+  std::int64_t width_, heads_;
+  Map start_;
+  std::vector<Rung> rungs_;
+  Norm norm_;
+  Map end_;
+  std::vector<std::unique_ptr<Step>> hooks_;
+  bool enabled_ = false;
+  at::Tensor state_;          ///< of the forward pass that is under way, [N, w]
+  std::int64_t columns_ = 0;  ///< of the rows that state_ has
+};
+
+void Step::before_block(nn::Tokens& tokens, const nn::Context&) {
+  ladder_->before_block(rung_, tokens);
+}
+void Step::after_block(nn::Tokens& tokens, const nn::Context& context) {
+  ladder_->after_block(rung_, tokens, context);
+}
+
+class Recipe final : public ExpertRecipe {
+ public:
+  std::string_view kind() const override { return "ladder"; }
+  void declare(OptionVisitor& v) override {
+    v.field("reduction", options_.reduction,
+            {.help = "the side network is this many times narrower than the backbone", .min = 1, .max = 1024});
+    v.field("inner_ratio", options_.inner_ratio, {.help = "width of its feed-forward part, in widths of the side network", .above = 0});
+    v.field("gated", options_.gated, {.help = "learn how much of its state every block keeps, instead of adding the block's output"});
+    v.field("dropout", options_.dropout, {.help = "dropout in its blocks while training", .min = 0, .below = 1});
+    v.field("init_std", options_.init_std, {.help = "standard deviation of the start values", .above = 0});
+  }
+  void read_config(const Json& config, const std::string& where) override {
+    read(config, where, "reduction", options_.reduction);
+    if (options_.reduction < 1 || options_.reduction > 1024) throw Error({.what = "reduction is out of range", .where = where});
+    read(config, where, "inner_ratio", options_.inner_ratio);
+    if (!(options_.inner_ratio > 0 && options_.inner_ratio <= 1024)) throw Error({.what = "inner_ratio is out of range", .where = where});
+    read(config, where, "gated", options_.gated);
+    read(config, where, "dropout", options_.dropout);
+  }
+  std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
+    return std::make_unique<Ladder>(options_, backbone.sites().sequences, generator);
+  }
+
+ private:
+  Options options_;
+};
+
+}  // namespace
+
+std::unique_ptr<ExpertRecipe> ladder_recipe() {
+  return std::make_unique<Recipe>();
+}
+
+}  // namespace mmtune::experts
