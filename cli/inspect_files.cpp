@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "audio/feature_extractor.h"
 #include "core/error.h"
 #include "io/checkpoint.h"
 #include "report/table.h"
@@ -69,7 +70,11 @@ std::vector<const io::TensorEntry*> pointers(const std::vector<io::TensorEntry>&
   return result;
 }
 
-/// The tokenizer and the image processor that stand beside a checkpoint; one that cannot be read is shown as such.
+bool names_extractor(const fs::path& folder) try { return audio::FeatureExtractor::is_in(folder); } catch (const Error&) {
+  return false;  // what is wrong with the file is told by who reads it
+}
+
+/// The tokenizer and the processors of images and sounds that stand beside a checkpoint; one that cannot be read is shown as such.
 void describe_processors(const fs::path& folder, Facts& facts, Json& json) {
   std::error_code error;
   if (fs::exists(folder / "tokenizer.json", error) || fs::exists(folder / "vocab.txt", error)) {
@@ -85,7 +90,16 @@ void describe_processors(const fs::path& folder, Facts& facts, Json& json) {
       json["tokenizer"] = {{"error", failure.what()}};
     }
   }
-  if (fs::exists(folder / "preprocessor_config.json", error)) {
+  if (names_extractor(folder)) {
+    try {
+      const auto extractor = audio::FeatureExtractor::open(folder);
+      facts.add("sounds", extractor->describe());
+      json["feature_extractor"] = {{"description", extractor->describe()}};
+    } catch (const Error& failure) {
+      facts.add("sounds", std::string("cannot be used: ") + failure.what());
+      json["feature_extractor"] = {{"error", failure.what()}};
+    }
+  } else if (fs::exists(folder / "preprocessor_config.json", error)) {
     try {
       const auto processor = vision::ImageProcessor::open(folder);
       facts.add("images", processor->describe());

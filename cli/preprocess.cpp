@@ -4,6 +4,7 @@
 #include <span>
 
 #include "arguments.h"
+#include "audio/feature_extractor.h"
 #include "commands.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -21,7 +22,8 @@ namespace {
 
 struct Options {
   std::string model;
-  std::vector<std::string> texts, pairs, images;
+  std::vector<std::string> texts, pairs, images, sounds;
+  bool no_resample = false;
   std::string data;
   std::int64_t limit = 0;
   std::optional<std::int64_t> max_length;
@@ -49,14 +51,14 @@ class Outputs {
 struct Inputs {
   std::vector<std::string> texts;
   std::vector<std::optional<std::string>> pairs;
-  std::vector<data::MediaRef> images;
+  std::vector<data::MediaRef> images, sounds;
 };
 
 Inputs gather(const Options& options) {
   Inputs inputs;
   if (options.data.empty()) {
-    if (options.texts.empty() && options.images.empty()) {
-      throw UsageError({.what = "nothing to preprocess", .expected = "--text, --image or --data"});
+    if (options.texts.empty() && options.images.empty() && options.sounds.empty()) {
+      throw UsageError({.what = "nothing to preprocess", .expected = "--text, --image, --audio or --data"});
     }
     if (!options.pairs.empty() && options.pairs.size() != options.texts.size()) {
       throw UsageError({.what = "--text-pair",
@@ -68,10 +70,11 @@ Inputs gather(const Options& options) {
       inputs.pairs.push_back(options.pairs.empty() ? std::nullopt : std::optional(options.pairs[i]));
     }
     for (const std::string& image : options.images) inputs.images.push_back({.file = image, .member = {}});
+    for (const std::string& sound : options.sounds) inputs.sounds.push_back({.file = sound, .member = {}});
     return inputs;
   }
-  if (!options.texts.empty() || !options.pairs.empty() || !options.images.empty()) {
-    throw UsageError({.what = "--data", .expected = "to stand without --text, --text-pair and --image"});
+  if (!options.texts.empty() || !options.pairs.empty() || !options.images.empty() || !options.sounds.empty()) {
+    throw UsageError({.what = "--data", .expected = "to stand without --text, --text-pair, --image and --audio"});
   }
   const data::Dataset dataset = data::read_dataset({.path = options.data, .limit = options.limit});
   for (const data::Example& example : dataset.examples) {
@@ -80,6 +83,7 @@ Inputs gather(const Options& options) {
       inputs.pairs.push_back(example.text_pair);
     }
     if (example.image) inputs.images.push_back(*example.image);
+    if (example.audio) inputs.sounds.push_back(*example.audio);
   }
   return inputs;
 }
@@ -129,6 +133,24 @@ void add_images(const std::filesystem::path& model, const Inputs& inputs, Output
   outputs.add("pixel_values", io::DType::f32, {static_cast<std::int64_t>(inputs.images.size()), 3, height, width}, values);
 }
 
+void add_sounds(const Options& options, const std::filesystem::path& model, const Inputs& inputs, Outputs& outputs) {
+  const auto extractor = audio::FeatureExtractor::open(model);
+  const auto other_rates = options.no_resample ? audio::OtherRates::refuse : audio::OtherRates::resample;
+  std::vector<audio::Sound> sounds;
+  for (const data::MediaRef& reference : inputs.sounds) {
+    const std::string bytes = data::read_media(reference);
+    audio::Sound sound = audio::decode_sound(std::as_bytes(std::span(bytes)), reference.display());
+    sounds.push_back(audio::at_rate(std::move(sound), extractor->rate(), other_rates, reference.display()));
+  }
+  std::vector<audio::FeatureExtractor::Waveform> waveforms;
+  for (const audio::Sound& sound : sounds) waveforms.emplace_back(sound.samples);
+  const audio::Features features = (*extractor)(waveforms);
+  outputs.add(std::string(extractor->input_name()), io::DType::f32, features.shape, features.values);
+  const auto count = static_cast<std::int64_t>(sounds.size());
+  if (!features.mask.empty()) outputs.add("attention_mask", io::DType::i64, {count, features.mask_length}, features.mask);
+  if (!features.sound_longer.empty()) outputs.add("is_longer", io::DType::boolean, {count, 1}, features.sound_longer);
+}
+
 /// A data set may have modalities that the model does not read; what the user names on the command line must be read.
 bool reads_texts(const std::filesystem::path& model) {
   std::error_code error;
@@ -136,7 +158,7 @@ bool reads_texts(const std::filesystem::path& model) {
 }
 bool reads_images(const std::filesystem::path& model) {
   std::error_code error;
-  return std::filesystem::exists(model / "preprocessor_config.json", error);
+  return std::filesystem::exists(model / "preprocessor_config.json", error) && !audio::FeatureExtractor::is_in(model);
 }
 
 int run(const Options& options) {
@@ -145,8 +167,10 @@ int run(const Options& options) {
   Outputs outputs;
   if (!inputs.texts.empty() && (options.data.empty() || reads_texts(model))) add_texts(options, model, inputs, outputs);
   if (!inputs.images.empty() && (options.data.empty() || reads_images(model))) add_images(model, inputs, outputs);
+  if (!inputs.sounds.empty() && (options.data.empty() || audio::FeatureExtractor::is_in(model)))
+    add_sounds(options, model, inputs, outputs);
   if (outputs.tensors().empty()) {
-    throw Error({.what = "the model has neither tokenizer nor image processor for this data", .where = model.string()});
+    throw Error({.what = "the model has neither tokenizer nor processor for this data", .where = model.string()});
   }
   write_tensor_file(options.out, outputs.tensors(), options.json);
   return 0;
@@ -159,7 +183,8 @@ Command preprocess_command() {
           .summary = "write exactly the tensors that a model would get, for comparing with other tools",
           .example =
               "mmtune preprocess bert-base-uncased --text 'a red circle' --text 'is it blue?' --out x.safetensors\n"
-              "mmtune preprocess google/vit-base-patch16-224 --image cat.jpg --out x.safetensors",
+              "mmtune preprocess google/vit-base-patch16-224 --image cat.jpg --out x.safetensors\n"
+              "mmtune preprocess facebook/wav2vec2-base --audio word.wav --out x.safetensors",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("MODEL", &options->model,
@@ -168,8 +193,10 @@ Command preprocess_command() {
                              {.help = "a text; given several times, a batch padded to the longest", .value = "TEXT"});
             arguments.option("--text-pair", &options->pairs, {.help = "the second text of a pair, one for each --text", .value = "TEXT"});
             arguments.option("--image", &options->images, {.help = "a JPEG, PNG or WebP file; several make a batch", .value = "FILE"});
+            arguments.option("--audio", &options->sounds, {.help = "a WAV, FLAC or Ogg file; several make a batch", .value = "FILE"});
+            arguments.flag("--no-resample", options->no_resample, "refuse sounds of another sample rate than the model's");
             arguments.option("--data", &options->data,
-                             {.help = "the texts and images of a data set in place of the above", .value = "DATA"});
+                             {.help = "the texts, images and sounds of a data set in place of the above", .value = "DATA"});
             arguments.option("--limit", &options->limit, {.help = "only the first N rows of --data", .value = "N", .min = 0});
             arguments.option("--max-length", &options->max_length,
                              {.help = "truncate to N tokens (default: what the model's tokenizer says)", .value = "N", .min = 1});
