@@ -14,5 +14,6 @@ Command predict_command();
 Command cost_command();
 Command reference_command();
 Command pretrain_command();
+Command pull_command();
 
 }  // namespace mmtune::cli

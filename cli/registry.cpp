@@ -21,6 +21,7 @@ std::vector<Command> all_commands() {
   commands.push_back(forward_command());
   commands.push_back(pretrain_command());
 #endif
+  commands.push_back(pull_command());
   return commands;
 }
 

@@ -34,3 +34,13 @@ foreach(header IN ITEMS "nlohmann/json.hpp;nlohmann-json3-dev" "toml++/toml.h;li
     mmtune_missing(${file} ${package})
   endif()
 endforeach()
+
+# The hub's client loads libcurl and OpenSSL when it first needs them: only their headers are asked for here, and they may be missing.
+find_path(MMTUNE_CURL_HEADERS curl/curl.h)
+find_path(MMTUNE_OPENSSL_HEADERS openssl/evp.h)
+if(MMTUNE_CURL_HEADERS AND MMTUNE_OPENSSL_HEADERS)
+  set(MMTUNE_HUB_DEFINITIONS MMTUNE_WITH_CURL)
+else()
+  message(STATUS "mmtune pull is left out. For it: sudo apt-get install libcurl4-openssl-dev libssl-dev")
+endif()
+target_link_libraries(mmtune_base_dependencies INTERFACE ${CMAKE_DL_LIBS})

@@ -63,6 +63,24 @@ double seconds(Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+/// "12 images", or "12.3 MB" where bytes are counted.
+std::string format_amount(double amount, const std::string& unit) {
+  char text[64];
+  if (unit != "B") {
+    std::snprintf(text, sizeof text, "%.0f ", amount);
+    return std::string(text) + unit;
+  }
+  const char* shape = amount >= 1e9 ? "%.2f GB" : amount >= 1e5 ? "%.1f MB" : "%.1f kB";
+  std::snprintf(text, sizeof text, shape, amount / (amount >= 1e9 ? 1e9 : amount >= 1e5 ? 1e6 : 1e3));
+  return text;
+}
+
+/// "3/12 images" or "1.2 MB/12.3 MB".
+std::string format_part(std::int64_t done, std::int64_t total, const std::string& unit) {
+  const std::string first = unit == "B" ? format_amount(static_cast<double>(done), unit) : std::to_string(done);
+  return first + "/" + format_amount(static_cast<double>(total), unit);
+}
+
 }  // namespace
 
 std::string format_duration(double duration_seconds) {
@@ -77,6 +95,7 @@ std::string format_duration(double duration_seconds) {
 }
 
 std::string format_rate(double per_second, std::string_view unit) {
+  if (unit == "B") return format_amount(per_second, "B") + "/s";
   char text[64];
   const char* shape = per_second >= 100 ? "%.0f " : per_second >= 1 ? "%.1f " : "%.3f ";
   std::snprintf(text, sizeof text, shape, per_second);
@@ -137,9 +156,9 @@ std::string Progress::line(bool with_bar) const {
       text += "[" + std::string(static_cast<std::size_t>(full), '#') + std::string(static_cast<std::size_t>(width - full), '.') + "] ";
     }
     text += std::to_string(static_cast<int>(share * 100)) + "% ";
-    text += std::to_string(done_) + "/" + std::to_string(total_) + " " + unit_;
+    text += format_part(done_, total_, unit_);
   } else {
-    text += std::to_string(done_) + " " + unit_;
+    text += format_amount(static_cast<double>(done_), unit_);
   }
   const double elapsed = seconds(Clock::now() - start_);
   if (done_ > first_done_ && elapsed > 0) {
@@ -155,9 +174,11 @@ void Progress::finish() {
   if (finished_) return;
   finished_ = true;
   if (first_done_ < 0) return;  // nothing happened, nothing to say
-  std::string text = label_ + ": " + std::to_string(done_);
-  if (total_ > 0 && done_ != total_) text += " of " + std::to_string(total_);
-  text += " " + unit_ + " in " + format_duration(seconds(Clock::now() - created_));
+  std::string text = label_ + ": ";
+  if (total_ > 0 && done_ != total_)
+    text += (unit_ == "B" ? format_amount(static_cast<double>(done_), unit_) : std::to_string(done_)) + " of ";
+  text += format_amount(static_cast<double>(total_ > 0 && done_ != total_ ? total_ : done_), unit_) + " in " +
+          format_duration(seconds(Clock::now() - created_));
   if (!note_.empty()) text += ", " + note_;
   write_line(text);
 }

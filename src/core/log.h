@@ -17,7 +17,8 @@ std::string format_duration(double seconds);
 /// "12.3 images/s", with the digits that mean something.
 std::string format_rate(double per_second, std::string_view unit);
 
-/// Progress with rate and remaining time: a bar redrawn in place on a terminal, otherwise one plain line every `plain_every` seconds.
+/// Progress with rate and remaining time: a bar redrawn in place on a terminal, otherwise one plain line every `plain_every` seconds. The
+/// unit "B" is for bytes, which are shown in kB, MB or GB.
 class Progress {
  public:
   Progress(std::string label, std::int64_t total, std::string unit, double plain_every = 10.0);

@@ -37,7 +37,7 @@ class Checkpoint {
 
 /// Resolves what a user typed for MODEL: an existing folder; a bundled model's name (looked for under $MMTUNE_MODELS, then models/ beside
 /// the program and in the working folder); a repository name in the HuggingFace cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface,
-/// refs/main). Throws Error that lists where it looked.
+/// refs/main, or the revision behind an "@"). Throws Error that lists where it looked, and how to fetch what has a repository's name.
 std::filesystem::path resolve_model(const std::string& model);
 
 /// Fingerprint of the architecture (config) and of every tensor's name, dtype, shape and bytes: the identity of a backbone.

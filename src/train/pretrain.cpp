@@ -14,6 +14,7 @@
 #include "core/hash.h"
 #include "core/log.h"
 #include "core/option_writer.h"
+#include "core/signals.h"
 #include "data/prefetch.h"
 #include "io/checkpoint.h"
 #include "train/augment.h"
@@ -22,7 +23,6 @@
 #include "train/pretrain_model.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
-#include "train/signals.h"
 #include "train/state.h"
 
 namespace mmtune::train {

@@ -14,6 +14,7 @@
 #include "core/files.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "core/signals.h"
 #include "data/batching.h"
 #include "data/prefetch.h"
 #include "report/table.h"
@@ -24,7 +25,6 @@
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/session.h"
-#include "train/signals.h"
 #include "train/state.h"
 
 namespace mmtune::train {

@@ -3,7 +3,7 @@
 
 #include <csignal>
 
-namespace mmtune::train {
+namespace mmtune {
 
 /// While one exists, the first SIGINT or SIGTERM is remembered instead of ending the process; a second one ends it as usual.
 class StopSignals {
@@ -19,4 +19,4 @@ class StopSignals {
   struct sigaction old_interrupt_ = {}, old_terminate_ = {};
 };
 
-}  // namespace mmtune::train
+}  // namespace mmtune

@@ -1,6 +1,6 @@
-#include "train/signals.h"
+#include "core/signals.h"
 
-namespace mmtune::train {
+namespace mmtune {
 
 namespace {
 
@@ -32,4 +32,4 @@ int StopSignals::received() {
   return received_signal;
 }
 
-}  // namespace mmtune::train
+}  // namespace mmtune
