@@ -56,7 +56,8 @@ at::Tensor Windows::split(const at::Tensor& rows, std::int64_t batch, std::int64
   const std::int64_t width = rows.size(1), own = batch * (prompts + patches_);
   MMTUNE_ASSERT(rows.size(0) == own + (padded() ? 1 : 0));
   const at::Tensor pictures = (padded() ? rows.narrow(0, 0, own) : rows).view({batch, prompts + patches_, width});
-  const at::Tensor patches = pictures.narrow(1, prompts, patches_);
+  // The derivative of a narrow fills a tensor with zeros first, of however little it takes away.
+  const at::Tensor patches = prompts == 0 ? pictures : pictures.narrow(1, prompts, patches_);
   at::Tensor places;
   if (padded()) {
     const at::Tensor filler = rows.narrow(0, own, 1).expand({batch, 1, width});
@@ -72,7 +73,7 @@ at::Tensor Windows::split(const at::Tensor& rows, std::int64_t batch, std::int64
 at::Tensor Windows::join(const at::Tensor& windows, std::int64_t batch, std::int64_t prompts) const {
   const std::int64_t width = windows.size(1);
   const at::Tensor all = windows.view({batch, count_, prompts + area_, width});
-  const at::Tensor places = all.narrow(2, prompts, area_).reshape({batch, count_ * area_, width});
+  const at::Tensor places = (prompts == 0 ? all : all.narrow(2, prompts, area_)).reshape({batch, count_ * area_, width});
   const at::Tensor patches = padded() ? places.index_select(1, place_of_) : Permute::apply(places, place_of_, patch_of_);
   if (prompts == 0) return patches.view({-1, width});
   return at::cat({all.narrow(2, 0, prompts).mean(1), patches}, 1).view({-1, width});

@@ -1,17 +1,16 @@
 // Attention over layouts, packed or padded, as one autograd node: no padding is computed for packed sequences, and only queries, keys and
-// values are kept for the gradient. A piece of work is a few heads of one sequence, small enough that its scores stay in a core's
-// cache; the scores are computed again in the backward pass, which costs less than fetching them from memory.
+// values are kept for the gradient. A piece of work is one head of one sequence (attention_kernel.h), whose scores stay in a core's cache;
+// they are computed again in the backward pass, which costs less than fetching them from memory.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/_softmax.h>
-#include <ATen/ops/_softmax_backward_data.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
+#include "nn/attention_kernel.h"
 #include "nn/layers.h"
 
 namespace mmtune::nn {
@@ -20,14 +19,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-/// Some heads of one sequence.
-struct Piece {
-  std::int64_t sequence, first_head, heads;
-};
-
-/// The scores of a piece take about this much, unless one head takes more.
-constexpr std::int64_t piece_bytes = 512 << 10;
 
 /// Where the sequences lie in the rows of queries and of keys, and what is added to their scores. Undefined tensors add nothing.
 struct Plan {
@@ -41,58 +32,77 @@ struct Plan {
   std::int64_t queries(std::int64_t b) const { return length(query_offsets, b); }
   std::int64_t keys(std::int64_t b) const { return length(key_offsets, b); }
 
-  std::vector<Piece> pieces() const {
-    std::vector<Piece> all;
-    for (std::int64_t b = 0; b < sequences(); ++b) {
-      const std::int64_t head_bytes = queries(b) * keys(b) * static_cast<std::int64_t>(sizeof(float));
-      const std::int64_t count = std::clamp(piece_bytes / std::max<std::int64_t>(head_bytes, 1), std::int64_t{1}, heads);
-      for (std::int64_t h = 0; h < heads; h += count) all.push_back({b, h, std::min(count, heads - h)});
-    }
-    return all;
-  }
-
-  /// [heads, T, d] of the piece, a view of rows [N, H*d].
-  at::Tensor query_view(const at::Tensor& rows, const Piece& piece) const { return view(rows, query_offsets, piece); }
-  at::Tensor key_view(const at::Tensor& rows, const Piece& piece) const { return view(rows, key_offsets, piece); }
-
  private:
   static std::int64_t length(const std::vector<std::int64_t>& offsets, std::int64_t b) {
     return offsets[static_cast<std::size_t>(b) + 1] - offsets[static_cast<std::size_t>(b)];
   }
-  at::Tensor view(const at::Tensor& rows, const std::vector<std::int64_t>& offsets, const Piece& piece) const {
-    const std::int64_t width = rows.size(1), head = width / heads, begin = offsets[static_cast<std::size_t>(piece.sequence)];
-    return rows.as_strided({piece.heads, length(offsets, piece.sequence), head}, {head, width, 1},
-                           rows.storage_offset() + begin * width + piece.first_head * head);
-  }
 };
 
-/// out = scale · left · right, for batches of matrices; `out` may be a view.
-void multiply(at::Tensor out, const at::Tensor& left, const at::Tensor& right, double scale = 1.0) {
-  at::baddbmm_out(out, out, left, right, 0.0, scale);
-}
+/// The rows and what is added to their scores, as the kernel sees them: one head of one sequence after the other.
+class Heads {
+ public:
+  /// All contiguous float32 on the CPU; `bias` may be undefined.
+  Heads(const Plan& plan, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias)
+      : plan_(plan), q_(q), k_(k), v_(v), bias_(bias), width_(q.size(1) / plan.heads) {
+    MMTUNE_ASSERT(q.scalar_type() == at::kFloat && q.device().is_cpu());
+    if (plan.group_bias.defined()) group_bias_ = plan.group_bias.contiguous();
+    if (bias.defined()) bias_ = bias.contiguous();
+  }
 
-/// softmax(scale · q kᵀ + what the plan adds + bias) of a piece, in `scores` [heads, Tq, Tk].
-void probabilities(const Plan& plan, const Piece& piece, const at::Tensor& q, const at::Tensor& k, const at::Tensor& bias, double scale,
-                   at::Tensor scores) {
-  const std::int64_t queries = q.size(1), keys = k.size(1);
-  multiply(scores, q, k.transpose(1, 2), scale);
-  if (bias.defined()) scores.add_(bias.narrow(0, piece.first_head, piece.heads));
-  if (plan.group_bias.defined()) scores.add_(plan.group_bias[piece.sequence % plan.group_bias.size(0)]);
-  if (plan.mask.defined()) scores.add_(plan.mask[piece.sequence]);
-  // Of one query at the end nothing lies ahead.
-  if (plan.future.defined() && queries > 1) scores.add_(plan.future.narrow(0, 0, queries).narrow(1, 0, keys));
-  at::_softmax_out(scores, scores, -1, false);
-}
+  std::int64_t count() const { return plan_.sequences() * plan_.heads; }
+  /// Where the rows of head `at` begin in a matrix of queries, and in one of keys.
+  std::int64_t query_begin(std::int64_t at) const { return begin(plan_.query_offsets, at); }
+  std::int64_t key_begin(std::int64_t at) const { return begin(plan_.key_offsets, at); }
+  /// Where its scores begin among [B, H, Tq, Tk], sequences being of one length.
+  std::int64_t score_begin(std::int64_t at) const { return at * plan_.queries(0) * plan_.keys(0); }
 
-/// Calls work(piece) for all pieces from several threads. Threads other than the caller's record gradients by default: not here.
-template <class Work>
-void for_pieces(const Plan& plan, const Work& work) {
-  const std::vector<Piece> pieces = plan.pieces();
-  at::parallel_for(0, static_cast<std::int64_t>(pieces.size()), 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::NoGradGuard no_grad;
-    for (std::int64_t i = begin; i < end; ++i) work(pieces[static_cast<std::size_t>(i)]);
-  });
-}
+  AttentionHead operator[](std::int64_t at) const {
+    const std::int64_t sequence = at / plan_.heads, head = at % plan_.heads;
+    const std::int64_t queries = plan_.queries(sequence), keys = plan_.keys(sequence);
+    AttentionHead one{.queries = q_.const_data_ptr<float>() + query_begin(at),
+                      .keys = k_.const_data_ptr<float>() + key_begin(at),
+                      .values = v_.const_data_ptr<float>() + key_begin(at),
+                      .query_count = queries,
+                      .key_count = keys,
+                      .width = width_,
+                      .query_stride = q_.size(1),
+                      .key_stride = k_.size(1),
+                      .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(width_)))};
+    const auto add = [&one](const at::Tensor& numbers, std::int64_t first, std::int64_t stride) {
+      one.added[one.added_count++] = {numbers.const_data_ptr<float>() + first, stride};
+    };
+    if (bias_.defined()) add(bias_, head * queries * keys, keys);
+    if (group_bias_.defined()) add(group_bias_, sequence % group_bias_.size(0) * queries * keys, keys);
+    if (plan_.mask.defined()) add(plan_.mask, sequence * plan_.mask.size(1), 0);
+    // Of one query at the end nothing lies ahead.
+    if (plan_.future.defined() && queries > 1) add(plan_.future, 0, plan_.future.size(1));
+    return one;
+  }
+
+  /// Calls work(kernel, at, scratch) for every head of every sequence, from several threads.
+  template <class Work>
+  void each(const Work& work) const {
+    const AttentionKernel& kernel = attention_kernels().front();
+    at::parallel_for(0, count(), 1, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<float> scratch;
+      for (std::int64_t at = begin; at < end; ++at) {
+        const auto needed = static_cast<std::size_t>(kernel.scratch((*this)[at]));
+        if (scratch.size() < needed) scratch.resize(needed);
+        work(kernel, at, scratch.data());
+      }
+    });
+  }
+
+ private:
+  std::int64_t begin(const std::vector<std::int64_t>& offsets, std::int64_t at) const {
+    return offsets[static_cast<std::size_t>(at / plan_.heads)] * width_ * plan_.heads + at % plan_.heads * width_;
+  }
+
+  const Plan& plan_;
+  const at::Tensor &q_, &k_, &v_;
+  at::Tensor bias_, group_bias_;
+  std::int64_t width_;
+};
 
 /// q [Nq, H*d], k, v [Nk, H*d], and a bias [H, Tq, Tk] or none → [Nq, H*d].
 class Attention : public torch::autograd::Function<Attention> {
@@ -101,12 +111,11 @@ class Attention : public torch::autograd::Function<Attention> {
                             at::TensorList biases, const Plan& plan) {
     const at::Tensor q = query.detach().contiguous(), k = key.detach().contiguous(), v = value.detach().contiguous();
     const at::Tensor bias = biases.empty() ? at::Tensor() : biases.front().detach();
-    const double scale = scale_of(plan, q);
     const at::Tensor out = at::empty_like(q);
-    for_pieces(plan, [&](const Piece& piece) {
-      const at::Tensor scores = at::empty({piece.heads, plan.queries(piece.sequence), plan.keys(piece.sequence)}, q.options());
-      probabilities(plan, piece, plan.query_view(q, piece), plan.key_view(k, piece), bias, scale, scores);
-      multiply(plan.query_view(out, piece), scores, plan.key_view(v, piece));
+    auto* const to = out.data_ptr<float>();
+    const Heads heads(plan, q, k, v, bias);
+    heads.each([&](const AttentionKernel& kernel, std::int64_t at, float* scratch) {
+      kernel.forward(heads[at], to + heads.query_begin(at), scratch);
     });
     context->save_for_backward({q, k, v, bias, plan.mask, plan.future, plan.group_bias});
     context->saved_data["heads"] = plan.heads;
@@ -124,7 +133,6 @@ class Attention : public torch::autograd::Function<Attention> {
                     .mask = saved[4],
                     .future = saved[5],
                     .group_bias = saved[6]};
-    const double scale = scale_of(plan, q);
     const at::Tensor dout = gradients[0].contiguous();
     const auto empty_if = [&](std::size_t input, const at::Tensor& like) {
       return context->needs_input_grad(input) ? at::empty_like(like) : at::Tensor();
@@ -134,26 +142,20 @@ class Attention : public torch::autograd::Function<Attention> {
     const bool need_bias = bias.defined() && context->needs_input_grad(3);
     const at::Tensor shares =
         need_bias ? at::empty({plan.sequences(), bias.size(0), bias.size(1), bias.size(2)}, q.options()) : at::Tensor();
-    for_pieces(plan, [&](const Piece& piece) {
-      const at::Tensor qs = plan.query_view(q, piece), ks = plan.key_view(k, piece), d = plan.query_view(dout, piece);
-      const at::Tensor p = at::empty({piece.heads, qs.size(1), ks.size(1)}, q.options());
-      probabilities(plan, piece, qs, ks, bias, scale, p);
-      if (dv.defined()) multiply(plan.key_view(dv, piece), p.transpose(1, 2), d);
-      if (!dq.defined() && !dk.defined() && !need_bias) return;
-      at::Tensor ds = at::empty_like(p);
-      multiply(ds, d, plan.key_view(v, piece).transpose(1, 2));
-      at::_softmax_backward_data_out(ds, ds, p, -1, p.scalar_type());
-      if (dq.defined()) multiply(plan.query_view(dq, piece), ds, ks, scale);
-      if (dk.defined()) multiply(plan.key_view(dk, piece), ds.transpose(1, 2), qs, scale);
-      if (need_bias) shares[piece.sequence].narrow(0, piece.first_head, piece.heads).copy_(ds);
+    const auto place = [](const at::Tensor& x, std::int64_t begin) { return x.defined() ? x.data_ptr<float>() + begin : nullptr; };
+    const Heads heads(plan, q, k, v, bias);
+    heads.each([&](const AttentionKernel& kernel, std::int64_t at, float* scratch) {
+      const std::int64_t query = heads.query_begin(at), key = heads.key_begin(at);
+      kernel.backward(heads[at],
+                      {.out = dout.const_data_ptr<float>() + query,
+                       .queries = place(dq, query),
+                       .keys = place(dk, key),
+                       .values = place(dv, key),
+                       .bias = need_bias ? place(shares, heads.score_begin(at)) : nullptr},
+                      scratch);
     });
     if (!bias.defined()) return {dq, dk, dv, {}};
     return {dq, dk, dv, need_bias ? shares.sum(0) : at::Tensor(), {}};
-  }
-
- private:
-  static double scale_of(const Plan& plan, const at::Tensor& q) {
-    return 1.0 / std::sqrt(static_cast<double>(q.size(1)) / static_cast<double>(plan.heads));
   }
 };
 

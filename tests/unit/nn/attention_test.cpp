@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "nn/attention_kernel.h"
 #include "nn/layers.h"
 
 namespace mmtune::nn {
@@ -72,6 +73,50 @@ TEST(Attention, BiasesHaveTheRightGradients) {
   const auto found = torch::autograd::grad({out}, {x[0], x[1], x[2], x[3]}, {cotangent});
   const auto expected = torch::autograd::grad({plain}, {x[0], x[1], x[2], x[3]}, {cotangent});
   for (std::size_t i = 0; i < 4; ++i) EXPECT_TRUE(at::allclose(found[i], expected[i], 1e-4, 1e-5));
+}
+
+/// Every kernel that this processor can run, on sizes that fill its tiles, leave rests, and need several blocks of queries.
+TEST(AttentionKernels, AgreeWithThePlainForm) {
+  struct Size {
+    std::int64_t queries, keys, width;
+  };
+  for (const AttentionKernel& kernel : attention_kernels()) {
+    for (const Size& size : {Size{1, 1, 1}, Size{1, 40, 16}, Size{13, 7, 5}, Size{49, 49, 32}, Size{64, 96, 64}, Size{300, 333, 24}}) {
+      SCOPED_TRACE(std::string(kernel.name) + ", " + std::to_string(size.queries) + " x " + std::to_string(size.keys));
+      const at::Tensor q = normal({size.queries, size.width}).requires_grad_(true),
+                       k = normal({size.keys, size.width}).requires_grad_(true), v = normal({size.keys, size.width}).requires_grad_(true);
+      const at::Tensor bias = normal({size.queries, size.keys}).requires_grad_(true), row = normal({size.keys});
+      const at::Tensor plain = plain_attention(q, k, v, 1, 1, bias + row), cotangent = normal({size.queries, size.width});
+      const auto expected = torch::autograd::grad({plain}, {q, k, v, bias}, {cotangent});
+
+      AttentionHead head{.queries = q.const_data_ptr<float>(),
+                         .keys = k.const_data_ptr<float>(),
+                         .values = v.const_data_ptr<float>(),
+                         .query_count = size.queries,
+                         .key_count = size.keys,
+                         .width = size.width,
+                         .query_stride = size.width,
+                         .key_stride = size.width,
+                         .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size.width)))};
+      head.added[0] = {bias.const_data_ptr<float>(), size.keys};
+      head.added[1] = {row.const_data_ptr<float>(), 0};
+      head.added_count = 2;
+      std::vector<float> scratch(static_cast<std::size_t>(kernel.scratch(head)));
+      const at::Tensor out = at::full_like(q, NAN).detach();
+      kernel.forward(head, out.data_ptr<float>(), scratch.data());
+      EXPECT_TRUE(at::allclose(out, plain, 1e-5, 1e-6));
+      std::vector<at::Tensor> found;
+      for (const at::Tensor& x : {q, k, v, bias}) found.push_back(at::full_like(x, NAN).detach());
+      kernel.backward(head,
+                      {.out = cotangent.const_data_ptr<float>(),
+                       .queries = found[0].data_ptr<float>(),
+                       .keys = found[1].data_ptr<float>(),
+                       .values = found[2].data_ptr<float>(),
+                       .bias = found[3].data_ptr<float>()},
+                      scratch.data());
+      for (std::size_t i = 0; i < found.size(); ++i) EXPECT_TRUE(at::allclose(found[i], expected[i], 1e-4, 1e-5)) << i;
+    }
+  }
 }
 
 }  // namespace
