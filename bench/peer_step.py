@@ -57,6 +57,8 @@ if pictures:
     inputs["pixel_values"] = torch.randn(options.batch, 3, size, size)
 if options.tokens:
     inputs["input_ids"] = torch.randint(0, 8, (options.batch, options.tokens))
+    if config.model_type == "clip":
+        inputs["input_ids"][:, -1] = config.text_config.eos_token_id
 labels = torch.zeros(options.batch, dtype=torch.long)
 trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimiser = torch.optim.AdamW(trainable, lr=1e-3, fused=True)

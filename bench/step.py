@@ -36,6 +36,13 @@ elif family == "swin":
 elif family == "clip":
     model = transformers.CLIPModel(transformers.CLIPConfig())
     transformers.CLIPImageProcessorPil().save_pretrained(folder)
+    # Any vocabulary will do: the steps draw their ids.
+    import json
+    from tokenizers.pre_tokenizers import ByteLevel
+    letters = sorted(ByteLevel.alphabet())
+    words = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    json.dump({word: number for number, word in enumerate(words)}, open(folder + "/vocab.json", "w"))
+    open(folder + "/merges.txt", "w").write("#version: 0.2\\n")
 else:
     model = transformers.BertModel(transformers.BertConfig())
     with open(folder + "/vocab.txt", "w") as file:

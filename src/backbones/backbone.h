@@ -51,6 +51,8 @@ struct BackboneInfo {
   /// What `automatic` means for this architecture where it is not `first` for pictures and `mean` for everything else.
   Pooling usual_pooling = Pooling::automatic;
   std::int64_t max_length = 0;  ///< text: positions; pictures: tokens of a picture
+  /// The token whose first place stands for a text, where there is one; what follows it changes nothing.
+  std::optional<std::int64_t> end_token;
   std::int64_t image_height = 0, image_width = 0, image_channels = 0;
 };
 

@@ -88,6 +88,9 @@ std::int64_t ClipImageTower::macs(std::int64_t tokens, bool read_first) const {
          projection_macs();
 }
 
+/// Old configurations name this one, which is not the one; transformers then takes a text's largest id for its end.
+constexpr std::int64_t mistaken_end = 2;
+
 ClipTextTower::ClipTextTower(const Config& config, const nn::Weights& root, const nn::Weights& w, std::int64_t projected)
     : ClipTower(read_clip_shape(config, true), root, "text_projection", projected),
       vocabulary_(config.integer("vocab_size", 49408)),
@@ -102,7 +105,8 @@ ClipTextTower::ClipTextTower(const Config& config, const nn::Weights& root, cons
            .has_pooler = true,
            .has_class_token = false,
            .usual_pooling = Pooling::pooler,
-           .max_length = config.integer("max_position_embeddings", 77)};
+           .max_length = config.integer("max_position_embeddings", 77),
+           .end_token = end_token_ == mistaken_end ? vocabulary_ - 1 : end_token_};
   const nn::Weights embeddings = w / "embeddings";
   words_ = embeddings.tensor("token_embedding.weight", {vocabulary_, shape_.width});
   positions_ = embeddings.tensor("position_embedding.weight", {info_.max_length, shape_.width});
@@ -116,7 +120,6 @@ ClipTextTower::ClipTextTower(const Config& config, const nn::Weights& root, cons
 /// Where the end-of-text token stands in every sequence, by transformers' two rules: checkpoints whose configuration says 2 (an old
 /// mistake) take the first of the largest ids, all others the first eos_token_id, and row 0 where there is none.
 at::Tensor ClipTextTower::end_positions(const ModelInputs& inputs) const {
-  constexpr std::int64_t mistaken_end = 2;
   at::Tensor positions = at::empty({inputs.text_layout.batch()}, at::kLong);
   auto* out = positions.data_ptr<std::int64_t>();
   const at::Tensor ids = inputs.input_ids.contiguous();

@@ -39,6 +39,7 @@ TowerBatch random_inputs(const Tower& tower, const CostOptions& options, at::Gen
     batch.inputs.text_layout = nn::Layout::uniform(options.batch, tokens);
     // Any ids do; every vocabulary has the first few.
     batch.inputs.input_ids = at::empty({options.batch * tokens}, at::kLong).random_(0, 8, generator);
+    if (info.end_token) batch.inputs.input_ids.view({options.batch, tokens}).select(1, tokens - 1).fill_(*info.end_token);
   } else {
     batch.inputs.pixel_values =
         at::empty({options.batch, info.image_channels, info.image_height, info.image_width}).normal_(0.0, 1.0, generator);
