@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -48,6 +49,15 @@ for one in lines(bench("step", "--rounds", options.rounds, "--threads", options.
 for one in lines(bench("epoch", "--rounds", options.rounds, "--threads", options.threads)):
     rows.append((one["work"], "≥ 2 × the peer's speed, accuracy not lower",
                  f'{one["speed_over_peer"]:.2f} ×; accuracy by seed {one["accuracy"]} against {one["peer_accuracy"]}'))
+cached, = lines(bench("cached_epoch", "--threads", options.threads))
+rows.append((f'{cached["work"]}: the second epoch', "≥ 50 × the first",
+             f'{cached["first_epoch_over_second"]:.0f} ×; the first epoch of the next run {cached["first_epoch_over_first_of_the_next_run"]:.0f} ×'))
+lean, = lines(bench("lean", "--rounds", options.rounds, "--threads", options.threads))
+rows.append((lean["work"], "≤ 0.35 × the peer's peak memory, ≤ 1.4 × its time",
+             f'{lean["peak_over_peer"]:.2f} × its memory, {lean["step_over_peer"]:.2f} × its time; without both {lean["plain_peak_over_peer"]:.2f} × and {lean["plain_step_over_peer"]:.2f} ×'))
+if shutil.which("mpirun") and (BUILD / "libmmtune_mpi.so").exists():
+    processes, = lines(bench("mpi", "--rounds", options.rounds))
+    rows.append((processes["work"], "≥ 0.95 × its speed", f'{processes["speed_over_threads"]:.2f} ×'))
 start, loading = lines(bench("start", "--rounds", options.rounds, "--threads", options.threads))
 rows.append((start["work"], "≥ 10 × the peer's speed", f'{start["speed_over_peer"]:.1f} ×'))
 rows.append((loading["work"], "bounded by the disk, no second copy",
@@ -76,6 +86,6 @@ frozen weights), at the rate of float32 matrix products measured between the ste
 The step's goal of 1.10 × the bound is not met. `bench/parts.py` times the operations of one block alone: the linear maps themselves lose little, the
 rest is attention (small products, twice computed scores), GELU, norms and sums, which the bound counts as nothing.
 
-Single rows: `python bench/step.py`, `bench/epoch.py`, `bench/start.py`, `bench/tokenizer.py`, `bench/images.py`; each says at its top what it does.
+Single rows: `python bench/step.py`, `bench/epoch.py`, `bench/cached_epoch.py`, `bench/lean.py`, `bench/mpi.py`, `bench/start.py`, `bench/tokenizer.py`, `bench/images.py`; each says at its top what it does.
 """)
 print(f"wrote {options.out}")

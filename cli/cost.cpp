@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "experts/expert.h"
+#include "model_options.h"
 #include "print.h"
 #include "report/table.h"
 #include "train/machine.h"
@@ -20,6 +21,7 @@ namespace {
 struct Options {
   std::string recipe;
   std::vector<std::string> assignments, compare;
+  ModelOptions model;
   train::CostOptions cost;
   bool json = false;
 };
@@ -94,7 +96,7 @@ int run(const Options& options, const Session& session) {
   for (const std::string& kind : options.compare) experts::expert_recipe(kind);  // all names are checked before anything is opened
   std::vector<train::Cost> costs;
   for (std::size_t i = 0; i < std::max<std::size_t>(options.compare.size(), 1); ++i) {
-    train::Recipe recipe = train::read_recipe_file(options.recipe, options.assignments);
+    train::Recipe recipe = train::read_recipe_file(options.recipe, options.model.applied_to(options.assignments));
     if (!options.compare.empty()) keep_only(recipe, options.compare[i]);
     train::set_threads(session.threads > 0 ? session.threads : recipe.train.threads);
     train::CostOptions cost = options.cost;
@@ -134,6 +136,7 @@ Command cost_command() {
             arguments.option("--measure", &options->cost.measure, {.help = "time N training steps", .value = "N", .min = 0});
             arguments.option("--batch", &options->cost.batch,
                              {.help = "examples of a measured step (the recipe's batch)", .value = "N", .min = 0});
+            options->model.declare(arguments);
             arguments.flag("--json", options->json, "print JSON");
             return [options](const Session& session) { return run(*options, session); };
           },

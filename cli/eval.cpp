@@ -6,9 +6,11 @@
 #include "arguments.h"
 #include "commands.h"
 #include "core/log.h"
+#include "model_options.h"
 #include "print.h"
 #include "report/table.h"
 #include "train/evaluate.h"
+#include "train/features.h"
 #include "train/machine.h"
 #include "train/session.h"
 
@@ -19,6 +21,7 @@ namespace {
 struct Options {
   std::string run;
   std::vector<std::string> assignments;
+  ModelOptions model;
   std::string data;
   std::int64_t batch = 32;
   bool json = false;
@@ -55,13 +58,15 @@ std::string to_text(const train::Evaluation& evaluation) {
 }
 
 int run(const Options& options, const Session& session) {
-  const train::TrainedRun opened = train::open_run(options.run, options.assignments);
+  const train::TrainedRun opened = train::open_run(options.run, options.model.applied_to(options.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   const data::Dataset dataset = data::read_dataset(train::question_options_of(opened.recipe.data, options.data, *opened.task));
   train::warn_of_skipped_rows(dataset);
   std::optional<report::BootstrapOptions> bootstrap;
   if (opened.recipe.eval.bootstrap > 0)
     bootstrap = report::BootstrapOptions{.replicates = static_cast<std::size_t>(opened.recipe.eval.bootstrap)};
+  const data::Dataset* const datasets[] = {&dataset};
+  train::store_frozen_features(*opened.model, datasets, train::store_options_of(opened.recipe.data));
   const auto evaluation = train::evaluate(*opened.model, *opened.task, dataset,
                                           {.batch = options.batch,
                                            .workers = static_cast<int>(opened.recipe.data.workers),
@@ -94,6 +99,7 @@ Command eval_command() {
             arguments.option("--data", &options->data,
                              {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            options->model.declare(arguments);
             arguments.flag("--json", options->json, "print JSON, with the confusion matrix and F1 of every class");
             return [options](const Session& session) { return run(*options, session); };
           },

@@ -6,9 +6,11 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "model_options.h"
 #include "print.h"
 #include "report/table.h"
 #include "train/evaluate.h"
+#include "train/features.h"
 #include "train/machine.h"
 #include "train/session.h"
 
@@ -19,6 +21,7 @@ namespace {
 struct Options {
   std::string run;
   std::vector<std::string> assignments;
+  ModelOptions model;
   std::optional<std::string> text, text_pair, image, image_pair;
   std::string data;
   std::int64_t top = 5;
@@ -90,6 +93,8 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
   read.classes.clear();  // labels, where there are any, are none of our business
   const data::Dataset dataset = data::read_dataset(read);
   train::warn_of_skipped_rows(dataset);
+  const data::Dataset* const datasets[] = {&dataset};
+  train::store_frozen_features(*opened.model, datasets, train::store_options_of(opened.recipe.data));
   const train::ForwardOptions forward{.batch = options.batch,
                                       .workers = static_cast<int>(opened.recipe.data.workers),
                                       .on_error = opened.recipe.data.on_error,
@@ -116,7 +121,7 @@ int run(const Options& options, const Session& session) {
     throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict",
                       .where = "predict",
                       .expected = "--text, --text-pair, --image or --image-pair, or --data MANIFEST"});
-  const train::TrainedRun opened = train::open_run(options.run, options.assignments);
+  const train::TrainedRun opened = train::open_run(options.run, options.model.applied_to(options.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   return one ? predict_one(options, opened) : predict_many(options, opened);
 }
@@ -141,6 +146,7 @@ Command predict_command() {
             arguments.option("--data", &options->data, {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});
             arguments.option("--top", &options->top, {.help = "labels to list", .value = "K", .min = 1});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            options->model.declare(arguments);
             arguments.flag("--json", options->json, "print a JSON line for a single example too");
             return [options](const Session& session) { return run(*options, session); };
           },

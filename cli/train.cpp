@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -16,6 +18,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "core/recipe.h"
+#include "model_options.h"
 #include "report/table.h"
 
 namespace mmtune::cli {
@@ -25,6 +28,7 @@ namespace {
 struct Options {
   std::string recipe;
   std::vector<std::string> assignments;
+  ModelOptions model;
   std::string out;
   bool resume = false;
   std::vector<std::string> seeds;
@@ -36,14 +40,14 @@ std::string quoted(const std::filesystem::path& path) {
 }
 
 train::Recipe read_recipe(const Options& options, const Session& session) {
-  train::Recipe recipe = train::read_recipe_file(options.recipe, options.assignments);
+  train::Recipe recipe = train::read_recipe_file(options.recipe, options.model.applied_to(options.assignments));
   if (session.threads > 0) recipe.train.threads = session.threads;
   return recipe;
 }
 
 /// Trains into `out`. 0, or the exit code of an interruption, after saying how to go on with `again`.
-int train_one(train::Recipe& recipe, const std::filesystem::path& out, bool resume, const std::string& again) {
-  const train::TrainOutcome outcome = train::train(recipe, {.out = out, .resume = resume});
+int train_one(train::Recipe& recipe, const std::filesystem::path& out, bool resume, const std::string& again, train::Communicator& all) {
+  const train::TrainOutcome outcome = train::train(recipe, {.out = out, .resume = resume}, all);
   using End = train::TrainOutcome::End;
   if (outcome.end == End::already_finished) {
     log_info(out.string() + " is finished already");
@@ -99,14 +103,15 @@ Json summary_of_seeds(const std::filesystem::path& out, const std::vector<std::i
   return {{"runs", runs}, {"valid", metrics}};
 }
 
-int run_seeds(const Options& options, const Session& session, const std::filesystem::path& out) {
+int run_seeds(const Options& options, const Session& session, const std::filesystem::path& out, train::Communicator& all) {
   const std::vector<std::int64_t> seeds = parse_seeds(options.seeds);
   for (const std::int64_t seed : seeds) {
     train::Recipe recipe = read_recipe(options, session);
     recipe.train.seed = seed;
     const std::filesystem::path run = out / ("seed-" + std::to_string(seed));
-    if (const int code = train_one(recipe, run, options.resume, "the same command and --resume"); code != 0) return code;
+    if (const int code = train_one(recipe, run, options.resume, "the same command and --resume", all); code != 0) return code;
   }
+  if (!all.leads()) return 0;
   const Json summary = summary_of_seeds(out, seeds);
   write_file_atomically(out / "seeds.json", summary.dump(2) + "\n");
   if (summary["valid"].empty()) {
@@ -121,16 +126,33 @@ int run_seeds(const Options& options, const Session& session, const std::filesys
   return 0;
 }
 
-int run(const Options& options, const Session& session) {
+int run_all(const Options& options, const Session& session, train::Communicator& all) {
   const std::filesystem::path recipe_file(options.recipe);
   const std::filesystem::path out =
       options.out.empty() ? std::filesystem::path("runs") / recipe_file.stem() : std::filesystem::path(options.out);
-  if (!options.seeds.empty()) return run_seeds(options, session, out);
+  if (!options.seeds.empty()) return run_seeds(options, session, out, all);
   train::Recipe recipe = read_recipe(options, session);
   const int code =
-      train_one(recipe, out, options.resume, "mmtune train " + quoted(out / "recipe.toml") + " --out " + quoted(out) + " --resume");
+      train_one(recipe, out, options.resume, "mmtune train " + quoted(out / "recipe.toml") + " --out " + quoted(out) + " --resume", all);
   if (code == 0) log_info("evaluate it with: mmtune eval " + quoted(out) + " --data MANIFEST");
   return code;
+}
+
+/// One process that cannot go on ends all of them: the others would wait for it forever.
+int run(const Options& options, const Session& session) {
+  const std::unique_ptr<train::Communicator> all = train::open_communicator();
+  if (!all->leads()) ::setenv("MMTUNE_LOG", "quiet", 1);
+  if (!all->shared()) return run_all(options, session, *all);
+  try {
+    return run_all(options, session, *all);
+  } catch (const std::exception& error) {
+    const std::string message(error.what());
+    std::fprintf(stderr, "mmtune: error: process %d of %d: %s\n", all->rank() + 1, all->size(),
+                 printable(message.substr(0, message.find('\n')), 1000).c_str());
+    const int code = dynamic_cast<const UsageError*>(&error) != nullptr ? 2 : 1;
+    all->end_all(code);
+    return code;
+  }
 }
 
 }  // namespace
@@ -142,13 +164,15 @@ Command train_command() {
               "mmtune train recipes/banking77.toml --out runs/banking77\n"
               "mmtune train recipes/banking77.toml train.lr=1e-3 expert.rank=4 --out runs/rank4\n"
               "mmtune train runs/rank4/recipe.toml --out runs/rank4 --resume\n"
-              "mmtune train recipes/banking77.toml --seeds 1,2,3 --out runs/banking77",
+              "mmtune train recipes/banking77.toml --seeds 1,2,3 --out runs/banking77\n"
+              "mpirun -np 2 mmtune --threads 1 train recipes/banking77.toml",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("RECIPE", &options->recipe, {.help = "the recipe, a TOML file", .required = true});
             arguments.positional("KEY=VALUE", &options->assignments, {.help = "changes of the recipe: train.lr=1e-3", .required = false});
             arguments.option("-o,--out", &options->out,
                              {.help = "the run folder; runs/ and the recipe's name where it is not given", .value = "RUN"});
+            options->model.declare(arguments);
             arguments.flag("--resume", options->resume, "go on from the run's last checkpoint, or begin where there is none");
             arguments.option(
                 "--seeds", &options->seeds,

@@ -37,5 +37,6 @@ endforeach()
 if(EXISTS ${TORCH_DIR}/lib/libtorch_cuda.so)
   # The CUDA library registers its kernels when it is loaded; without this the linker would drop it.
   target_link_options(Torch::imported INTERFACE -Wl,--no-as-needed)
+  target_compile_definitions(Torch::imported INTERFACE MMTUNE_TORCH_CUDA)
 endif()
 target_link_options(Torch::imported INTERFACE -Wl,-rpath,${TORCH_DIR}/lib)

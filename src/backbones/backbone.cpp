@@ -19,6 +19,10 @@ std::string_view name_of(Modality modality) {
   return "";
 }
 
+void Backbone::move_to(at::Device device) {
+  for (const nn::TensorSlot& slot : sites().tensors) *slot.tensor = slot.tensor->to(device);
+}
+
 std::int64_t Backbone::parameter_count() {
   std::int64_t count = 0;
   for (const nn::TensorSlot& slot : sites().tensors) count += slot.tensor->numel();

@@ -79,6 +79,8 @@ class Backbone {
   /// inputs that require them.
   virtual TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) = 0;
 
+  /// Moves all its tensors; to be called before experts are attached.
+  void move_to(at::Device device);
   std::int64_t parameter_count();  ///< of the backbone's own tensors
   /// The block that a tensor belongs to, be it the backbone's or an expert's on one of its sites; 0 where it belongs to none.
   std::int64_t layer_of(std::string_view tensor);
@@ -94,12 +96,15 @@ class Backbone {
 std::int64_t encoder_macs(std::int64_t layers, std::int64_t width, std::int64_t inner, std::int64_t tokens, bool one_row);
 
 /// Opens a model folder with the architecture that config.json's model_type names; all weights are frozen. Of a model with several towers
-/// (clip) `tower` chooses one; without it the whole model is opened. Throws Error naming what is unsupported.
-std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint, std::optional<Modality> tower = std::nullopt);
+/// (clip) `tower` chooses one; without it the whole model is opened. `storage`: of its large matrices. Throws Error naming what is
+/// unsupported.
+std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint, std::optional<Modality> tower = std::nullopt,
+                                        nn::Storage storage = nn::Storage::f32);
 /// The towers of a model that has several, the usual one first; empty for all others.
 std::vector<Modality> towers_of(const io::Checkpoint& checkpoint);
 /// A backbone of the shape that a config describes, freshly initialised.
-std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed, std::optional<Modality> tower = std::nullopt);
+std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed, std::optional<Modality> tower = std::nullopt,
+                                         nn::Storage storage = nn::Storage::f32);
 std::vector<std::string> known_architectures();
 
 /// What `automatic` means for a backbone; any other value is returned as it is.

@@ -5,10 +5,12 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <functional>
 
 #include "backbones/named_inputs.h"
 #include "backbones/registry.h"
 #include "core/error.h"
+#include "nn/recompute.h"
 #include "nn/self_attention.h"
 
 namespace mmtune::backbones {
@@ -126,7 +128,7 @@ class Bert final : public Backbone {
  public:
   Bert(const Config& config, const nn::Weights& w, Family family)
       : shape_(read_shape(config, family)),
-        words_((w / "embeddings").tensor("word_embeddings.weight", {shape_.vocabulary, shape_.width})),
+        words_((w / "embeddings").matrix("word_embeddings.weight", {shape_.vocabulary, shape_.width})),
         positions_((w / "embeddings").tensor("position_embeddings.weight", {shape_.positions, shape_.width})),
         types_((w / "embeddings").tensor("token_type_embeddings.weight", {shape_.types, shape_.width})),
         norm_(w / "embeddings" / "LayerNorm", shape_.width, shape_.epsilon) {
@@ -152,7 +154,7 @@ class Bert final : public Backbone {
 
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     nn::Tokens tokens{embed(inputs), inputs.text_layout};
-    for (const auto& block : blocks_) (*block)(tokens, context);
+    for (const auto& block : blocks_) nn::run_block(tokens, context, std::cref(*block));
     ModelOutputs outputs{.last_hidden_state = tokens.rows, .layout = tokens.layout};
     if (pooler_) outputs.pooler_output = at::tanh((*pooler_)(nn::first_rows(tokens.rows, tokens.layout), context));
     return outputs;
@@ -172,11 +174,11 @@ class Bert final : public Backbone {
 
  private:
   at::Tensor embed(const ModelInputs& inputs) const {
-    at::Tensor x = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : at::embedding(words_, inputs.input_ids);
+    at::Tensor x = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : nn::lookup(words_, inputs.input_ids);
     const at::Tensor positions = inputs.position_ids.defined() ? inputs.position_ids : number(inputs);
     // The order of these sums is transformers' own.
     x = x + (inputs.token_type_ids.defined() ? at::embedding(types_, inputs.token_type_ids) : types_.select(0, 0));
-    return norm_(x + at::embedding(positions_, positions));
+    return norm_(x + at::embedding(positions_, nn::beside(positions, x)));
   }
 
   /// The positions [N] of rows that come without.

@@ -45,7 +45,7 @@ ClipEncoder::ClipEncoder(const ClipShape& shape, const nn::Weights& w) : shape_(
 }
 
 void ClipEncoder::operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const {
-  for (const auto& block : blocks_) (*block)(tokens, block == blocks_.back() ? only : at::Tensor(), context);
+  run_blocks(blocks_, tokens, only, context);
 }
 
 void ClipEncoder::list(nn::SiteTable& table) {

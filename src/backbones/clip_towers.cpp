@@ -108,7 +108,7 @@ ClipTextTower::ClipTextTower(const Config& config, const nn::Weights& root, cons
            .max_length = config.integer("max_position_embeddings", 77),
            .end_token = end_token_ == mistaken_end ? vocabulary_ - 1 : end_token_};
   const nn::Weights embeddings = w / "embeddings";
-  words_ = embeddings.tensor("token_embedding.weight", {vocabulary_, shape_.width});
+  words_ = embeddings.matrix("token_embedding.weight", {vocabulary_, shape_.width});
   positions_ = embeddings.tensor("position_embedding.weight", {info_.max_length, shape_.width});
   sites_.tensors = {{embeddings.path() + ".token_embedding.weight", &words_},
                     {embeddings.path() + ".position_embedding.weight", &positions_}};
@@ -122,7 +122,7 @@ ClipTextTower::ClipTextTower(const Config& config, const nn::Weights& root, cons
 at::Tensor ClipTextTower::end_positions(const ModelInputs& inputs) const {
   at::Tensor positions = at::empty({inputs.text_layout.batch()}, at::kLong);
   auto* out = positions.data_ptr<std::int64_t>();
-  const at::Tensor ids = inputs.input_ids.contiguous();
+  const at::Tensor ids = inputs.input_ids.to(at::kCPU).contiguous();
   const auto* begin = ids.const_data_ptr<std::int64_t>();
   for (const std::int64_t length : inputs.text_layout.lengths()) {
     const auto* const end = begin + length;
@@ -149,7 +149,7 @@ std::optional<ModelInputs> without_tails(const ModelInputs& inputs, const at::Te
   std::vector<at::Tensor> rows;
   const std::vector<std::int64_t> offsets = layout.offsets();
   for (std::size_t b = 0; b < lengths.size(); ++b) rows.push_back(at::arange(offsets[b], offsets[b] + lengths[b], at::kLong));
-  const at::Tensor index = at::cat(rows);
+  const at::Tensor index = nn::beside(at::cat(rows), inputs.input_ids);
   ModelInputs result;
   result.text_layout = nn::Layout::packed(std::move(lengths));
   result.input_ids = inputs.input_ids.index_select(0, index);
@@ -166,10 +166,10 @@ ModelOutputs ClipTextTower::forward(const ModelInputs& given, const nn::Context&
   const std::optional<ModelInputs> shortened = context.read == nn::ReadRows::first ? without_tails(given, ends) : std::nullopt;
   const ModelInputs& inputs = shortened ? *shortened : given;
 
-  const at::Tensor words = has_ids ? at::embedding(words_, inputs.input_ids) : inputs.inputs_embeds;
+  const at::Tensor words = has_ids ? nn::lookup(words_, inputs.input_ids) : inputs.inputs_embeds;
   const at::Tensor places =
       inputs.position_ids.defined() ? inputs.position_ids : nn::positions_within(inputs.text_layout, 0, info_.max_length);
-  nn::Tokens tokens{words + at::embedding(positions_, places), inputs.text_layout};
+  nn::Tokens tokens{words + at::embedding(positions_, nn::beside(places, words)), inputs.text_layout};
   encoder_(tokens, shortened ? ends : at::Tensor(), context);
 
   ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
@@ -178,7 +178,7 @@ ModelOutputs ClipTextTower::forward(const ModelInputs& given, const nn::Context&
   if (!shortened) {
     const std::vector<std::int64_t> offsets = tokens.layout.offsets();
     const at::Tensor starts = at::tensor(at::ArrayRef<std::int64_t>(offsets).slice(0, offsets.size() - 1), at::kLong);
-    outputs.pooler_output = outputs.last_hidden_state.index_select(0, starts + ends);
+    outputs.pooler_output = outputs.last_hidden_state.index_select(0, nn::beside(starts + ends, tokens.rows));
   }
   outputs.embeds = project(outputs.pooler_output, context);
   return outputs;

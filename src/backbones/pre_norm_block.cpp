@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "nn/recompute.h"
+
 namespace mmtune::backbones {
 
 namespace {
@@ -47,7 +49,7 @@ void PreNormBlock::operator()(nn::Tokens& tokens, const at::Tensor& only, const 
   const at::Tensor all = norm_before_(x);
   at::Tensor queries = all;
   if (only.defined()) {
-    const at::Tensor rows = rows_at(only, tokens);
+    const at::Tensor rows = nn::beside(rows_at(only, tokens), x);
     x = x.index_select(0, rows);
     queries = all.index_select(0, rows);
     tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
@@ -81,6 +83,14 @@ void PreNormBlock::list(nn::SiteTable& table) {
   down_.list(table);
   table.sublayers.push_back(&attention_site_);
   table.sublayers.push_back(&feed_forward_site_);
+}
+
+void run_blocks(const std::vector<std::unique_ptr<PreNormBlock>>& blocks, nn::Tokens& tokens, const at::Tensor& only,
+                const nn::Context& context) {
+  for (const auto& block : blocks) {
+    const at::Tensor rows = block == blocks.back() ? only : at::Tensor();
+    nn::run_block(tokens, context, [&block = *block, rows](nn::Tokens& inner, const nn::Context& with) { block(inner, rows, with); });
+  }
 }
 
 }  // namespace mmtune::backbones

@@ -3,7 +3,9 @@
 // CLIP's and Swin's, which differ in names and in how rows attend to each other.
 
 #include <functional>
+#include <memory>
 #include <string_view>
+#include <vector>
 
 #include "nn/self_attention.h"
 
@@ -63,5 +65,9 @@ class PreNormBlock {
   nn::SublayerSite attention_site_, feed_forward_site_;
   nn::SequenceSite sequence_;
 };
+
+/// All blocks of an encoder, one behind the other; `only` is the last one's.
+void run_blocks(const std::vector<std::unique_ptr<PreNormBlock>>& blocks, nn::Tokens& tokens, const at::Tensor& only,
+                const nn::Context& context);
 
 }  // namespace mmtune::backbones

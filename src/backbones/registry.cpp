@@ -50,16 +50,16 @@ std::vector<Modality> towers_of(const io::Checkpoint& checkpoint) {
   return towers_of_type(type_of(checkpoint.config(), (checkpoint.folder() / "config.json").string()));
 }
 
-std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint, std::optional<Modality> tower) {
+std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint, std::optional<Modality> tower, nn::Storage storage) {
   const std::string where = (checkpoint.folder() / "config.json").string();
   const Architecture architecture = architecture_of(checkpoint.config(), where, tower);
-  const nn::Weights weights = nn::Weights::of(checkpoint, architecture.prefixes, architecture.probe);
+  const nn::Weights weights = nn::Weights::of(checkpoint, architecture.prefixes, architecture.probe, storage);
   return architecture.make(Config(checkpoint.config(), where), weights);
 }
 
-std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed, std::optional<Modality> tower) {
+std::unique_ptr<Backbone> fresh_backbone(const Json& config, std::uint64_t seed, std::optional<Modality> tower, nn::Storage storage) {
   const std::string where = "model configuration";
-  return architecture_of(config, where, tower).make(Config(config, where), nn::Weights::fresh(seed));
+  return architecture_of(config, where, tower).make(Config(config, where), nn::Weights::fresh(seed, 0.02, storage));
 }
 
 }  // namespace mmtune::backbones

@@ -6,7 +6,9 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <tuple>
 
 #include "backbones/named_inputs.h"
 #include "backbones/patches.h"
@@ -14,6 +16,7 @@
 #include "backbones/registry.h"
 #include "backbones/swin_windows.h"
 #include "core/error.h"
+#include "nn/recompute.h"
 
 namespace mmtune::backbones {
 
@@ -114,7 +117,7 @@ class Block {
     const at::Tensor rows = windows.padded() ? at::cat({normed, at::zeros({1, normed.size(1)}, normed.options())}) : normed;
     std::vector<at::Tensor> qkv = attention.project(rows, rows, context);
     for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts);
-    at::Tensor bias = table_.index_select(0, relative_positions(windows.side(), window_)).view({windows.area(), windows.area(), heads_});
+    at::Tensor bias = table_.index_select(0, windows.relative_positions()).view({windows.area(), windows.area(), heads_});
     bias = bias.permute({2, 0, 1}).contiguous();
     if (prompts > 0) bias = at::constant_pad_nd(bias, {prompts, 0, prompts, 0});
     const nn::Layout layout = nn::Layout::uniform(batch * windows.count(), prompts + windows.area());
@@ -210,9 +213,13 @@ class Swin final : public Backbone {
     Grid grid = grid_of(pixels.size(2), pixels.size(3));
     nn::Tokens tokens = embed(pixels, grid);
     for (const Stage& stage : stages_) {
-      const Windows straight = windows_of(grid, 0), shifted = windows_of(grid, grid.shifts(shape_.window) ? shape_.window / 2 : 0);
-      for (std::size_t block = 0; block < stage.blocks.size(); ++block)
-        (*stage.blocks[block])(tokens, block % 2 == 0 ? straight : shifted, context);
+      for (std::size_t number = 0; number < stage.blocks.size(); ++number) {
+        const auto windows =
+            kept_windows(grid, number % 2 == 1 && grid.shifts(shape_.window) ? shape_.window / 2 : 0, tokens.rows.device());
+        nn::run_block(tokens, context, [block = stage.blocks[number].get(), windows](nn::Tokens& inner, const nn::Context& with) {
+          (*block)(inner, *windows, with);
+        });
+      }
       if (!stage.merging) continue;
       (*stage.merging)(tokens, grid, context);
       grid = grid.merged();
@@ -240,10 +247,10 @@ class Swin final : public Backbone {
     std::int64_t total = grid.patches() * shape_.channels * shape_.patch_height * shape_.patch_width * shape_.width;
     for (std::int64_t stage = 0; stage < shape_.stages(); ++stage) {
       const std::int64_t width = shape_.width_of(stage), rows = prompts + grid.patches();
-      const Windows windows = windows_of(grid, 0);
-      const std::int64_t seen = prompts + windows.area();
+      const std::int64_t side = grid.side(shape_.window), windows = ((grid.height + side - 1) / side) * ((grid.width + side - 1) / side);
+      const std::int64_t seen = prompts + side * side;
       total += shape_.depths[static_cast<std::size_t>(stage)] *
-               (4 * rows * width * width + 2 * windows.count() * seen * seen * width + 2 * rows * width * shape_.inner_of(stage));
+               (4 * rows * width * width + 2 * windows * seen * seen * width + 2 * rows * width * shape_.inner_of(stage));
       if (stage + 1 == shape_.stages()) break;
       grid = grid.merged();
       total += (prompts + grid.patches()) * 8 * width * width;
@@ -261,7 +268,15 @@ class Swin final : public Backbone {
     return {(height + shape_.patch_height - 1) / shape_.patch_height, (width + shape_.patch_width - 1) / shape_.patch_width};
   }
 
-  Windows windows_of(const Grid& grid, std::int64_t shift) const { return {grid.height, grid.width, grid.side(shape_.window), shift}; }
+  /// Pictures of one size need the same few in every step. A model does not change its device between them.
+  std::shared_ptr<const Windows> kept_windows(const Grid& grid, std::int64_t shift, at::Device device) {
+    constexpr std::size_t most = 64;
+    if (windows_.size() > most) windows_.clear();
+    auto& windows = windows_[{grid.height, grid.width, shift}];
+    if (!windows)
+      windows = std::make_shared<const Windows>(grid.height, grid.width, grid.side(shape_.window), shift, shape_.window, device);
+    return windows;
+  }
 
   /// Incomplete patches at the lower and right edge are filled with zeros.
   nn::Tokens embed(const at::Tensor& pixels, const Grid& grid) const {
@@ -279,6 +294,7 @@ class Swin final : public Backbone {
   nn::LayerNorm embedding_norm_;
   std::vector<Stage> stages_;
   nn::LayerNorm norm_;
+  std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, std::shared_ptr<const Windows>> windows_;  ///< by height, width and shift
 };
 
 std::unique_ptr<Backbone> make(const Config& config, const nn::Weights& weights) {

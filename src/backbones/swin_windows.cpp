@@ -27,9 +27,19 @@ std::int64_t windows_along(std::int64_t size, std::int64_t side) {
   return (size + side - 1) / side;
 }
 
+/// For a window of `side` and a table made for windows of `table_side`: the entry of every pair of places, [area·area].
+at::Tensor relative_positions_of(std::int64_t side, std::int64_t table_side) {
+  MMTUNE_ASSERT(side <= table_side);
+  const at::Tensor place = at::arange(side * side, at::kLong);
+  const at::Tensor row = place.floor_divide(side), column = place.remainder(side);
+  const at::Tensor down = row.unsqueeze(1) - row.unsqueeze(0) + (table_side - 1);
+  const at::Tensor across = column.unsqueeze(1) - column.unsqueeze(0) + (table_side - 1);
+  return (down * (2 * table_side - 1) + across).flatten();
+}
+
 }  // namespace
 
-Windows::Windows(std::int64_t height, std::int64_t width, std::int64_t side, std::int64_t shift)
+Windows::Windows(std::int64_t height, std::int64_t width, std::int64_t side, std::int64_t shift, std::int64_t table_side, at::Device device)
     : patches_(height * width),
       side_(side),
       area_(side * side),
@@ -38,7 +48,8 @@ Windows::Windows(std::int64_t height, std::int64_t width, std::int64_t side, std
       count_(down_ * across_),
       shift_(shift),
       patch_of_(at::empty({count_ * area_}, at::kLong)),
-      place_of_(at::empty({patches_}, at::kLong)) {
+      place_of_(at::empty({patches_}, at::kLong)),
+      relative_positions_(relative_positions_of(side, table_side)) {
   auto* const patch = patch_of_.data_ptr<std::int64_t>();
   auto* const place = place_of_.data_ptr<std::int64_t>();
   const std::int64_t rows = down_ * side, columns = across_ * side;
@@ -50,6 +61,10 @@ Windows::Windows(std::int64_t height, std::int64_t width, std::int64_t side, std
     patch[at] = there ? row * width + column : patches_;
     if (there) place[row * width + column] = at;
   }
+  if (shift_ != 0) shift_mask_ = make_shift_mask().to(device);
+  patch_of_ = patch_of_.to(device);
+  place_of_ = place_of_.to(device);
+  relative_positions_ = relative_positions_.to(device);
 }
 
 at::Tensor Windows::split(const at::Tensor& rows, std::int64_t batch, std::int64_t prompts) const {
@@ -80,7 +95,10 @@ at::Tensor Windows::join(const at::Tensor& windows, std::int64_t batch, std::int
 }
 
 at::Tensor Windows::shift_mask(std::int64_t prompts) const {
-  if (shift_ == 0) return {};
+  return prompts == 0 || shift_ == 0 ? shift_mask_ : at::constant_pad_nd(shift_mask_, {prompts, 0, prompts, 0});
+}
+
+at::Tensor Windows::make_shift_mask() const {
   constexpr float apart = -100.0F;
   // The regions that a window at the lower or right edge can hold: before the last window, in it, and what the shift has brought there.
   const auto region = [this](std::int64_t at, std::int64_t size) { return (at >= size - side_ ? 1 : 0) + (at >= size - shift_ ? 1 : 0); };
@@ -90,17 +108,7 @@ at::Tensor Windows::shift_mask(std::int64_t prompts) const {
       regions.push_back(region(window / across_ * side_ + within / side_, down_ * side_) * 3 +
                         region(window % across_ * side_ + within % side_, across_ * side_));
   const at::Tensor of = at::tensor(regions, at::kLong).view({count_, area_});
-  const at::Tensor mask = at::zeros({count_, area_, area_}).masked_fill_(of.unsqueeze(1).ne(of.unsqueeze(2)), apart);
-  return prompts == 0 ? mask : at::constant_pad_nd(mask, {prompts, 0, prompts, 0});
-}
-
-at::Tensor relative_positions(std::int64_t side, std::int64_t table_side) {
-  MMTUNE_ASSERT(side <= table_side);
-  const at::Tensor place = at::arange(side * side, at::kLong);
-  const at::Tensor row = place.floor_divide(side), column = place.remainder(side);
-  const at::Tensor down = row.unsqueeze(1) - row.unsqueeze(0) + (table_side - 1);
-  const at::Tensor across = column.unsqueeze(1) - column.unsqueeze(0) + (table_side - 1);
-  return (down * (2 * table_side - 1) + across).flatten();
+  return at::zeros({count_, area_, area_}).masked_fill_(of.unsqueeze(1).ne(of.unsqueeze(2)), apart);
 }
 
 }  // namespace mmtune::backbones

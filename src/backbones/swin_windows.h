@@ -10,8 +10,10 @@ namespace mmtune::backbones {
 
 class Windows {
  public:
-  /// Windows of `side` x `side` over `height` x `width` patches; the map is moved up and to the left by `shift` first.
-  Windows(std::int64_t height, std::int64_t width, std::int64_t side, std::int64_t shift);
+  /// Windows of `side` x `side` over `height` x `width` patches; the map is moved up and to the left by `shift` first. The tables of
+  /// relative positions were made for windows of `table_side` >= side. The rows are on `device`.
+  Windows(std::int64_t height, std::int64_t width, std::int64_t side, std::int64_t shift, std::int64_t table_side,
+          at::Device device = at::kCPU);
 
   std::int64_t count() const { return count_; }  ///< windows of a picture
   std::int64_t side() const { return side_; }
@@ -28,15 +30,16 @@ class Windows {
   /// [count, P + area, P + area]: -100 between places that the shift has brought together from different ends of the map, 0 elsewhere;
   /// undefined without a shift.
   at::Tensor shift_mask(std::int64_t prompts) const;
+  /// The table's entry of every pair of places, [area·area].
+  const at::Tensor& relative_positions() const { return relative_positions_; }
 
  private:
+  at::Tensor make_shift_mask() const;
+
   std::int64_t patches_, side_, area_, down_, across_, count_, shift_;
   at::Tensor patch_of_;  ///< [count·area]: the patch of every place; `patches_` where there is none
   at::Tensor place_of_;  ///< [patches]
+  at::Tensor shift_mask_, relative_positions_;
 };
-
-/// For a window of `side` and a table of relative positions made for windows of `table_side` >= side: the table's entry of every pair of
-/// places, [area·area].
-at::Tensor relative_positions(std::int64_t side, std::int64_t table_side);
 
 }  // namespace mmtune::backbones

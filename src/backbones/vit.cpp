@@ -92,7 +92,7 @@ class Vit final : public Backbone {
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     nn::Tokens tokens = embed(inputs.pixel_values, context);
     const at::Tensor class_tokens = context.read == nn::ReadRows::first ? at::zeros({tokens.layout.batch()}, at::kLong) : at::Tensor();
-    for (const auto& block : blocks_) (*block)(tokens, block == blocks_.back() ? class_tokens : at::Tensor(), context);
+    run_blocks(blocks_, tokens, class_tokens, context);
     ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
     if (pooler_)
       outputs.pooler_output =

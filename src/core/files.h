@@ -41,6 +41,9 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
+  /// Says that `part` of bytes() was read and will not be soon: whole pages of it leave this process' memory, and are read anew where
+  /// they are asked for again. Not for parts that somebody may have written to.
+  void forget(std::span<const std::byte> part) const;
 
  private:
   MappedFile(std::filesystem::path path, const std::byte* data, std::size_t size);

@@ -54,6 +54,11 @@ void draw_bar(const std::string& line) {
   std::fflush(stderr);
 }
 
+bool quiet() {
+  const char* const level = std::getenv("MMTUNE_LOG");
+  return level != nullptr && std::string_view(level) == "quiet";
+}
+
 bool stderr_is_terminal() {
   const char* term = std::getenv("TERM");
   return isatty(STDERR_FILENO) == 1 && term != nullptr && std::string_view(term) != "dumb";
@@ -103,11 +108,11 @@ std::string format_rate(double per_second, std::string_view unit) {
 }
 
 void log_info(std::string_view line) {
-  write_line(std::string(line));
+  if (!quiet()) write_line(std::string(line));
 }
 
 void log_warning(std::string_view line) {
-  write_line("warning: " + std::string(line));
+  if (!quiet()) write_line("warning: " + std::string(line));
 }
 
 Progress::Progress(std::string label, std::int64_t total, std::string unit, double plain_every)
@@ -116,6 +121,7 @@ Progress::Progress(std::string label, std::int64_t total, std::string unit, doub
       unit_(std::move(unit)),
       plain_every_(plain_every),
       terminal_(stderr_is_terminal()),
+      finished_(quiet()),
       created_(Clock::now()),
       start_(created_),
       last_(created_) {}

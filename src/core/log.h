@@ -8,7 +8,8 @@
 
 namespace mmtune {
 
-/// One line on stderr, after clearing a progress bar that may stand there.
+/// One line on stderr, after clearing a progress bar that may stand there. Nothing where the environment says MMTUNE_LOG=quiet, which
+/// leaves errors alone.
 void log_info(std::string_view line);
 void log_warning(std::string_view line);
 

@@ -161,7 +161,7 @@ void save_expert(const Expert& expert, const std::filesystem::path& folder, cons
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
   for (const nn::NamedTensor& named : expert.tensors()) {
-    kept.push_back(named.tensor.detach().contiguous());
+    kept.push_back(named.tensor.detach().to(at::kCPU).contiguous());
     entries.push_back(nn::to_entry(key_of(named.name), kept.back()));
   }
   write_file_atomically(folder / "adapter_config.json", expert.config().dump(2) + "\n");

@@ -39,7 +39,7 @@ class Lora final : public Expert {
       const at::Tensor a = leaf(at::empty({options_.rank, site->in}).uniform_(-bound, bound, generator));
       const at::Tensor b = leaf(at::zeros({site->out, options_.rank}));
       // B is zero, so that the rows' lengths are the frozen weight's.
-      const at::Tensor magnitude = options_.dora ? leaf(site->weight.detach().norm(2, {1})) : at::Tensor();
+      const at::Tensor magnitude = options_.dora ? leaf(site->weight.detach().to(at::kFloat).norm(2, {1})) : at::Tensor();
       terms_.push_back(std::make_unique<nn::LowRank>(nn::LowRank{a, b, options_.scale(), options_.dropout, magnitude}));
     }
     set_enabled(true);

@@ -191,6 +191,51 @@ at::Tensor with_prefix(const at::Tensor& rows, const at::Tensor& prefix, const L
   return tokens.rows;
 }
 
+/// What is added to the scores of sequence `b`: [H or 1, Tq, Tk], or undefined.
+at::Tensor added_scores(const Plan& plan, const at::Tensor& bias, std::int64_t b) {
+  at::Tensor sum;
+  const auto add = [&sum](const at::Tensor& part) { sum = sum.defined() ? sum + part : part; };
+  if (bias.defined()) add(bias);
+  if (plan.group_bias.defined()) add(plan.group_bias[b % plan.group_bias.size(0)].unsqueeze(0));
+  if (plan.mask.defined()) add(plan.mask[b].view({1, 1, -1}).expand({1, plan.queries(b), plan.keys(b)}));
+  if (plan.future.defined() && plan.queries(b) > 1) add(plan.future.narrow(0, 0, plan.queries(b)).narrow(1, 0, plan.keys(b)).unsqueeze(0));
+  return sum;
+}
+
+/// The same as Attention by LibTorch's own: one call for sequences of one length, otherwise one a sequence.
+at::Tensor portable_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, const Plan& plan) {
+  const std::int64_t sequences = plan.sequences(), heads = plan.heads, width = q.size(1);
+  const auto attend = [](const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const at::Tensor& added) {
+    return at::scaled_dot_product_attention(query, key, value, added.defined() ? std::optional<at::Tensor>(added) : std::nullopt);
+  };
+  bool even = true;
+  for (std::int64_t b = 0; b < sequences; ++b) even = even && plan.queries(b) == plan.queries(0) && plan.keys(b) == plan.keys(0);
+  if (even) {
+    const auto split = [&](const at::Tensor& rows) { return rows.view({sequences, -1, heads, width / heads}).transpose(1, 2); };
+    at::Tensor added;
+    if (plan.mask.defined() || plan.group_bias.defined()) {
+      std::vector<at::Tensor> parts;
+      for (std::int64_t b = 0; b < sequences; ++b) parts.push_back(added_scores(plan, bias, b));
+      added = at::stack(parts);
+    } else {
+      added = added_scores(plan, bias, 0);
+    }
+    return attend(split(q), split(k), split(v), added).transpose(1, 2).reshape({-1, width});
+  }
+  std::vector<at::Tensor> outputs;
+  for (std::int64_t b = 0; b < sequences; ++b) {
+    const auto part = [&](const at::Tensor& rows, const std::vector<std::int64_t>& offsets, std::int64_t length) {
+      return rows.narrow(0, offsets[static_cast<std::size_t>(b)], length).view({1, length, heads, width / heads}).transpose(1, 2);
+    };
+    const at::Tensor added = added_scores(plan, bias, b);
+    outputs.push_back(attend(part(q, plan.query_offsets, plan.queries(b)), part(k, plan.key_offsets, plan.keys(b)),
+                             part(v, plan.key_offsets, plan.keys(b)), added.defined() ? added.unsqueeze(0) : added)
+                          .transpose(1, 2)
+                          .reshape({-1, width}));
+  }
+  return at::cat(outputs);
+}
+
 }  // namespace
 
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t heads, const Layout& query_layout,
@@ -200,19 +245,21 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const KeyValueRows& prefix = *options.prefix;
     const std::int64_t count = prefix.keys.size(-3);
     const auto widened = [count](const at::Tensor& bias) { return bias.defined() ? at::constant_pad_nd(bias, {count, 0}) : bias; };
-    return attention(q, with_prefix(k, prefix.keys, key_layout, heads), with_prefix(v, prefix.values, key_layout, heads), heads,
-                     query_layout, key_layout.with_inserted(0, count),
-                     {.causal = options.causal, .bias = widened(options.bias), .group_bias = widened(options.group_bias)});
+    return attention(
+        q, with_prefix(k, prefix.keys, key_layout, heads), with_prefix(v, prefix.values, key_layout, heads), heads, query_layout,
+        key_layout.with_inserted(0, count),
+        {.causal = options.causal, .bias = widened(options.bias), .group_bias = widened(options.group_bias), .portable = options.portable});
   }
   const at::TensorOptions kind = q.options().requires_grad(false);
+  Plan plan{.heads = heads,
+            .query_offsets = query_layout.offsets(),
+            .key_offsets = key_layout.offsets(),
+            .mask = additive_mask(key_layout.key_mask(), kind),
+            .future = options.causal ? future_mask(query_layout, key_layout, kind) : at::Tensor(),
+            .group_bias = options.group_bias};
+  if (options.portable || !q.device().is_cpu()) return portable_attention(q, k, v, options.bias, plan);
   const std::vector<at::Tensor> biases(options.bias.defined() ? 1 : 0, options.bias);
-  return Attention::apply(q, k, v, at::TensorList(biases),
-                          Plan{.heads = heads,
-                               .query_offsets = query_layout.offsets(),
-                               .key_offsets = key_layout.offsets(),
-                               .mask = additive_mask(key_layout.key_mask(), kind),
-                               .future = options.causal ? future_mask(query_layout, key_layout, kind) : at::Tensor(),
-                               .group_bias = options.group_bias});
+  return Attention::apply(q, k, v, at::TensorList(biases), plan);
 }
 
 }  // namespace mmtune::nn

@@ -16,6 +16,8 @@ enum class ReadRows { all, first };
 struct Context {
   bool training = false;
   ReadRows read = ReadRows::all;
+  /// Gradient checkpointing: blocks keep nothing but their input, and are computed again in the backward pass (nn/recompute.h).
+  bool recompute = false;
   /// The step's random numbers (dropout of experts, router noise). Unset: nothing random happens.
   std::optional<at::Generator> generator;
   /// The complementary modality's feature [B, D_y] where a conditioning tower has one.

@@ -34,6 +34,12 @@ class Linear {
 /// Several maps of the same input, with one accumulated input gradient: [N, in] → one [N, out_i] each.
 std::vector<at::Tensor> linear_group(const at::Tensor& x, std::span<const Linear* const> maps, const Context& context);
 
+/// x Wᵀ + b with the derivatives of at::linear, for a weight that may lie in half precision: it is float32 only while it is multiplied
+/// with, in either direction.
+at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+/// Rows of a table, which may lie in half precision too, as float32.
+at::Tensor lookup(const at::Tensor& table, const at::Tensor& indices);
+
 /// LayerNorm over the last axis.
 class LayerNorm {
  public:
@@ -59,6 +65,8 @@ struct AttentionOptions {
   at::Tensor bias;
   /// [G, Tq, Tk], added too, to all heads: sequence b takes entry b mod G. It has no gradient.
   at::Tensor group_bias;
+  /// Computes with operators that every device has, as is done on all but the CPU.
+  bool portable = false;
 };
 
 /// Scaled dot-product attention over sequences of a layout. q [Nq, H*d] with `query_layout`, k and v [Nk, H*d] with `key_layout` (the same

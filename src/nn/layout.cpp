@@ -72,6 +72,12 @@ std::vector<std::int64_t> Layout::offsets() const {
   return offsets;
 }
 
+Layout Layout::on(at::Device device) const {
+  Layout layout = *this;
+  if (key_mask_.defined()) layout.key_mask_ = key_mask_.to(device);
+  return layout;
+}
+
 Layout Layout::with_inserted(std::int64_t at, std::int64_t count) const {
   Layout layout = *this;
   for (auto& length : layout.lengths_) {
@@ -116,7 +122,7 @@ void Tokens::insert_prompts(const at::Tensor& prompts, std::int64_t at) {
       for (std::int64_t i = 0; i < count; ++i) *out++ = prompt++;
       for (std::int64_t i = at; i < layout.length(b); ++i) *out++ = token++;
     }
-    rows = source.index_select(0, index);
+    rows = source.index_select(0, beside(index, rows));
   }
   layout = wider;
   prompt_at = at;
@@ -136,14 +142,18 @@ void Tokens::remove_prompts() {
     const at::Tensor x = rows.view({layout.batch(), layout.length(0), -1});
     rows = at::cat({x.slice(1, 0, prompt_at), x.slice(1, prompt_at + prompt_count)}, 1).flatten(0, 1);
   } else {
-    rows = rows.index_select(0, other_rows(layout, prompt_at, prompt_count));
+    rows = rows.index_select(0, beside(other_rows(layout, prompt_at, prompt_count), rows));
   }
   layout = layout.with_removed(prompt_at, prompt_count);
   prompt_count = 0;
 }
 
 at::Tensor Tokens::prompts() const {
-  return rows.index_select(0, span_rows(layout, prompt_at, prompt_count)).view({layout.batch(), prompt_count, -1});
+  return rows.index_select(0, beside(span_rows(layout, prompt_at, prompt_count), rows)).view({layout.batch(), prompt_count, -1});
+}
+
+at::Tensor beside(const at::Tensor& x, const at::Tensor& other) {
+  return x.to(other.device());
 }
 
 at::Tensor positions_within(const Layout& layout, std::int64_t first, std::int64_t longest) {
@@ -160,7 +170,7 @@ at::Tensor positions_within(const Layout& layout, std::int64_t first, std::int64
 at::Tensor first_rows(const at::Tensor& rows, const Layout& layout) {
   if (rows.size(0) == layout.batch()) return rows;
   if (layout.is_uniform()) return rows.view({layout.batch(), layout.length(0), -1}).select(1, 0);
-  return rows.index_select(0, span_rows(layout, 0, 1));
+  return rows.index_select(0, beside(span_rows(layout, 0, 1), rows));
 }
 
 at::Tensor mean_rows(const at::Tensor& rows, const Layout& layout) {

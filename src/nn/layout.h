@@ -25,6 +25,8 @@ class Layout {
   std::vector<std::int64_t> offsets() const;  ///< first row of each sequence, and rows() at the end
   bool is_uniform() const { return uniform_; }
   const at::Tensor& key_mask() const { return key_mask_; }
+  /// The same with its mask on `device`.
+  Layout on(at::Device device) const;
 
   /// The layout after `count` visible rows were put into every sequence at position `at` (at most the shortest length).
   Layout with_inserted(std::int64_t at, std::int64_t count) const;
@@ -55,6 +57,8 @@ struct Tokens {
   at::Tensor prompts() const;  ///< [B, P, D], a copy
 };
 
+/// `x` on the device of `other`. Rows are counted on the CPU; what was counted there goes where the rows are.
+at::Tensor beside(const at::Tensor& x, const at::Tensor& other);
 /// The number of every row within its sequence, counted from `first`: [N] int64. No sequence may be longer than `longest`.
 at::Tensor positions_within(const Layout& layout, std::int64_t first, std::int64_t longest);
 /// Row 0 of every sequence: [B, D].

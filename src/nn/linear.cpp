@@ -14,6 +14,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+/// The weight as float32; in half precision, the copy is gone after the product.
+at::Tensor as_float(const at::Tensor& weight) {
+  return weight.scalar_type() == at::kFloat ? weight : weight.to(at::kFloat);
+}
+
 /// What a group computes beyond its differentiable inputs: the frozen maps, and to which of them each low-rank term belongs.
 struct Plan {
   std::vector<at::Tensor> weights;
@@ -28,7 +33,7 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
   static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList factors, const Plan& plan) {
     variable_list outputs;
     outputs.reserve(plan.weights.size());
-    for (std::size_t i = 0; i < plan.weights.size(); ++i) outputs.push_back(at::linear(x, plan.weights[i], plan.biases[i]));
+    for (std::size_t i = 0; i < plan.weights.size(); ++i) outputs.push_back(at::linear(x, as_float(plan.weights[i]), plan.biases[i]));
     variable_list saved;
     for (std::size_t j = 0; j < plan.term_map.size(); ++j) {
       const at::Tensor h = x.mm(factors[2 * j].t());
@@ -60,7 +65,7 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
     };
     if (need_input)
       for (std::size_t i = 0; i < weights.size(); ++i)
-        if (gradients[i].defined()) accumulate(gradients[i], weights[i]);
+        if (gradients[i].defined()) accumulate(gradients[i], as_float(weights[i]));
     variable_list result(2 + 2 * scales.size());  // x, the factors, and the plan, which has no gradient
     for (std::size_t j = 0; j < scales.size(); ++j) {
       const at::Tensor& dy = gradients[static_cast<std::size_t>(maps[j])];
@@ -88,16 +93,16 @@ at::Tensor decomposed(const at::Tensor& x, const WeightSite& site, const LowRank
   at::Tensor length;
   {
     const at::NoGradGuard no_grad;
-    length = at::addmm(site.weight, term.b, term.a, 1.0, term.scale).norm(2, {1});
+    length = at::addmm(as_float(site.weight), term.b, term.a, 1.0, term.scale).norm(2, {1});
   }
   const at::Tensor share = term.magnitude / length;
   const at::Tensor dropped = dropout(x, term.dropout, context);
   const at::Tensor update = at::linear(at::linear(dropped, term.a), term.b) * term.scale;
   if (dropped.is_same(x)) {
-    const at::Tensor y = (at::linear(x, site.weight) + update) * share;
+    const at::Tensor y = (frozen_matrix(x, site.weight) + update) * share;
     return site.bias.defined() ? y + site.bias : y;
   }
-  return at::linear(x, site.weight, site.bias) + at::linear(dropped, site.weight) * (share - 1.0) + update * share;
+  return frozen_matrix(x, site.weight, site.bias) + frozen_matrix(dropped, site.weight) * (share - 1.0) + update * share;
 }
 
 at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& context) {
@@ -109,7 +114,7 @@ at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& con
     MMTUNE_ASSERT(site.low_rank.size() == 1);
     y = decomposed(in, site, *site.low_rank.front(), context);
   } else {
-    y = at::linear(in, site.weight, site.bias);
+    y = frozen_matrix(in, site.weight, site.bias);
     for (const LowRank* term : site.low_rank) {
       const at::Tensor h = at::linear(dropout(in, term->dropout, context), term->a);
       y = y + at::linear(h, term->b) * term->scale;
@@ -122,12 +127,22 @@ at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& con
 
 }  // namespace
 
+at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (weight.scalar_type() == at::kFloat) return at::linear(x, weight, bias);
+  const at::Tensor y = FrozenGroup::apply(x, at::TensorList(), Plan{.weights = {weight}, .biases = {at::Tensor()}}).front();
+  return bias.defined() ? y + bias : y;
+}
+
+at::Tensor lookup(const at::Tensor& table, const at::Tensor& indices) {
+  return at::embedding(table, indices).to(at::kFloat);
+}
+
 Linear::Linear(const Weights& weights, std::int64_t in, std::int64_t out, std::int64_t layer, bool bias) {
   site_.name = weights.path();
   site_.in = in;
   site_.out = out;
   site_.layer = layer;
-  site_.weight = weights.tensor("weight", {out, in});
+  site_.weight = weights.matrix("weight", {out, in});
   if (bias) site_.bias = weights.tensor("bias", {out}, Init::zeros);
 }
 

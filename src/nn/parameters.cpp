@@ -21,8 +21,10 @@ void Parameters::flatten(const std::function<std::int64_t(const std::string&)>& 
   std::stable_sort(items_.begin(), items_.end(), [&](const auto& a, const auto& b) { return group(a) < group(b); });
   std::int64_t total = 0;
   for (const NamedTensor& item : items_) total += item.tensor.numel();
-  values_ = at::empty({total}, at::kFloat);
-  gradients_ = at::zeros({total}, at::kFloat);
+  const at::TensorOptions kind =
+      at::TensorOptions(at::kFloat).device(items_.empty() ? at::Device(at::kCPU) : items_.front().tensor.device());
+  values_ = at::empty({total}, kind);
+  gradients_ = at::zeros({total}, kind);
   groups_.clear();
   std::int64_t offset = 0;
   for (NamedTensor& item : items_) {

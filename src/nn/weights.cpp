@@ -92,13 +92,45 @@ at::Tensor to_tensor_exact(const io::TensorEntry& entry) {
   return tensor;
 }
 
-at::Tensor to_tensor(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping) {
-  const bool aligned = reinterpret_cast<std::uintptr_t>(entry.data.data()) % alignof(float) == 0;
-  if (entry.dtype != io::DType::f32 || !aligned || !mapping || entry.data.empty()) return to_tensor_exact(entry).to(at::kFloat);
+namespace {
+
+/// The tensor over the file's own bytes; undefined where they do not lie as a tensor's must.
+at::Tensor over_mapping(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping) {
+  const at::ScalarType type = scalar_type(entry.dtype, entry.name);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(entry.data.data()) % c10::elementSize(type) == 0;
+  if (!aligned || !mapping || entry.data.empty()) return {};
   // The pages are private to this process; nothing of ours writes to a frozen weight.
   void* bytes = const_cast<std::byte*>(entry.data.data());
   return at::from_blob(
-      bytes, entry.shape, [mapping](void*) {}, at::TensorOptions().dtype(at::kFloat));
+      bytes, entry.shape, [mapping](void*) {}, at::TensorOptions().dtype(type));
+}
+
+at::ScalarType type_of(Storage storage) {
+  return storage == Storage::f32 ? at::kFloat : storage == Storage::f16 ? at::kHalf : at::kBFloat16;
+}
+
+}  // namespace
+
+at::Tensor to_tensor(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping) {
+  if (entry.dtype == io::DType::f32) {
+    if (at::Tensor mapped = over_mapping(entry, mapping); mapped.defined()) return mapped;
+  }
+  return to_tensor_exact(entry).to(at::kFloat);
+}
+
+at::Tensor to_stored(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping, Storage storage) {
+  if (storage == Storage::f32) return to_tensor(entry, mapping);
+  at::Tensor source = over_mapping(entry, mapping);
+  const bool mapped = source.defined();
+  if (!mapped) source = to_tensor_exact(entry);
+  if (source.scalar_type() == type_of(storage)) return source;
+  at::Tensor stored = source.to(type_of(storage));
+  if (storage == Storage::f16 && stored.isinf().any().item<bool>() && !source.isinf().any().item<bool>())
+    throw Error({.what = "a weight is too large for f16 (over 65504)",
+                 .where = printable(entry.name),
+                 .hint = "use backbone.weights = \"bf16\", which has float32's range"});
+  if (mapped) mapping->forget(entry.data);
+  return stored;
 }
 
 io::TensorEntry to_entry(const std::string& name, const at::Tensor& tensor) {
@@ -113,12 +145,14 @@ struct Weights::State {
   std::uint64_t seed = 0;
   std::uint64_t drawn = 0;
   double std = 0.02;
+  Storage storage = Storage::f32;
   std::set<std::string> used;
   std::vector<std::string> missing, misshapen;
 };
 
-Weights Weights::of(const io::Checkpoint& checkpoint, const std::vector<std::string>& prefixes, std::string_view probe) {
+Weights Weights::of(const io::Checkpoint& checkpoint, const std::vector<std::string>& prefixes, std::string_view probe, Storage storage) {
   auto state = std::make_shared<State>();
+  state->storage = storage;
   state->checkpoint = checkpoint;
   for (const std::string& prefix : prefixes) {
     if (!checkpoint.find(prefix + std::string(probe))) continue;
@@ -128,8 +162,9 @@ Weights Weights::of(const io::Checkpoint& checkpoint, const std::vector<std::str
   return {state, ""};
 }
 
-Weights Weights::fresh(std::uint64_t seed, double std) {
+Weights Weights::fresh(std::uint64_t seed, double std, Storage storage) {
   auto state = std::make_shared<State>();
+  state->storage = storage;
   state->seed = seed;
   state->std = std;
   return {state, ""};
@@ -148,13 +183,22 @@ bool Weights::has(std::string_view name) const {
 }
 
 at::Tensor Weights::tensor(std::string_view name, at::IntArrayRef shape, Init init) const {
+  return make(name, shape, init, Storage::f32);
+}
+
+at::Tensor Weights::matrix(std::string_view name, at::IntArrayRef shape, Init init) const {
+  return make(name, shape, init, state_->storage);
+}
+
+at::Tensor Weights::make(std::string_view name, at::IntArrayRef shape, Init init, Storage storage) const {
   const std::string full = state_->prefix + (*this / name).path_;
   if (!state_->checkpoint) {
-    if (init == Init::zeros) return at::zeros(shape);
-    if (init == Init::ones) return at::ones(shape);
+    const at::ScalarType type = type_of(storage);
+    if (init == Init::zeros) return at::zeros(shape, type);
+    if (init == Init::ones) return at::ones(shape, type);
     at::Generator generator = at::detail::createCPUGenerator(mix_seed(state_->seed, state_->drawn++));
     // Truncated at two standard deviations, as transformers initialises ViT and BERT-type encoders closely enough.
-    return at::empty(shape).normal_(0.0, state_->std, generator).clamp_(-2 * state_->std, 2 * state_->std);
+    return at::empty(shape).normal_(0.0, state_->std, generator).clamp_(-2 * state_->std, 2 * state_->std).to(type);
   }
   const io::TensorEntry* entry = state_->checkpoint->find(full);
   if (!entry) {
@@ -166,7 +210,7 @@ at::Tensor Weights::tensor(std::string_view name, at::IntArrayRef shape, Init in
     return at::empty(shape);
   }
   state_->used.insert(full);
-  return to_tensor(*entry, state_->checkpoint->mapping_of(*entry));
+  return to_stored(*entry, state_->checkpoint->mapping_of(*entry), storage);
 }
 
 LoadReport Weights::finish() const {

@@ -23,8 +23,15 @@ struct LoadReport {
 /// How a tensor begins where a model is made anew (pretraining, tests).
 enum class Init { normal, zeros, ones };
 
+/// In which form the large matrices of a frozen model lie in memory. The half-precision ones are made float32 a matrix at a time, just
+/// before they are multiplied with.
+enum class Storage { f32, f16, bf16 };
+
 /// float32 tensor over the file's own bytes where the dtype is float32 (no copy; the mapping is kept alive), converted otherwise.
 at::Tensor to_tensor(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping);
+/// The same for a matrix in `storage`: over the file's bytes where it is in it already, else converted; the file's pages then leave memory
+/// again. Throws Error where a value is too large for f16.
+at::Tensor to_stored(const io::TensorEntry& entry, const std::shared_ptr<const MappedFile>& mapping, Storage storage);
 /// The same without conversion: the file's own dtype, a copy.
 at::Tensor to_tensor_exact(const io::TensorEntry& entry);
 /// An entry that points into `tensor` (contiguous, CPU), for writing.
@@ -33,9 +40,10 @@ io::TensorEntry to_entry(const std::string& name, const at::Tensor& tensor);
 class Weights {
  public:
   /// Reads from a checkpoint. `prefixes` are tried in order; the first under which `probe` exists is taken ("", "bert.", …).
-  static Weights of(const io::Checkpoint& checkpoint, const std::vector<std::string>& prefixes, std::string_view probe);
+  static Weights of(const io::Checkpoint& checkpoint, const std::vector<std::string>& prefixes, std::string_view probe,
+                    Storage storage = Storage::f32);
   /// Makes every tensor anew: normal(0, std), zeros or ones as the layer says.
-  static Weights fresh(std::uint64_t seed, double std = 0.02);
+  static Weights fresh(std::uint64_t seed, double std = 0.02, Storage storage = Storage::f32);
 
   Weights operator/(std::string_view name) const;
   Weights operator/(std::int64_t index) const;
@@ -43,6 +51,8 @@ class Weights {
   const std::string& path() const { return path_; }
 
   at::Tensor tensor(std::string_view name, at::IntArrayRef shape, Init init = Init::normal) const;
+  /// A tensor that is large, and that only frozen_matrix() and lookup() (nn/layers.h) read: it may be in half precision.
+  at::Tensor matrix(std::string_view name, at::IntArrayRef shape, Init init = Init::normal) const;
   bool has(std::string_view name) const;
 
   /// Throws Error listing what is missing and misshapen; otherwise tells what was used.
@@ -50,6 +60,7 @@ class Weights {
 
  private:
   struct State;
+  at::Tensor make(std::string_view name, at::IntArrayRef shape, Init init, Storage storage) const;
   Weights(std::shared_ptr<State> state, std::string path) : state_(std::move(state)), path_(std::move(path)) {}
   std::shared_ptr<State> state_;
   std::string path_;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "nn/layout.h"
 
 namespace mmtune::train {
 
@@ -28,7 +29,7 @@ class ClassifyScorer final : public Scorer {
   }
 
   void add(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) override {
-    const at::Tensor wide = logits.to(at::kDouble);
+    const at::Tensor wide = logits.to(at::kCPU).to(at::kDouble);
     const at::Tensor scores = (multi_label_ ? wide.sigmoid() : wide.softmax(1)).contiguous();
     const at::Tensor logs = (multi_label_ ? at::log_sigmoid(wide) : wide.log_softmax(1)).contiguous();
     const at::Tensor other_logs = multi_label_ ? at::log_sigmoid(-wide).contiguous() : at::Tensor();
@@ -161,12 +162,14 @@ at::Tensor Classify::multi_targets(const data::Dataset& dataset, std::span<const
 }
 
 at::Tensor Classify::loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const {
-  const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt; };
+  const auto optional = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? std::optional<at::Tensor>(nn::beside(tensor, logits)) : std::nullopt;
+  };
   if (!multi_label_) {
-    return at::cross_entropy_loss(logits, single_targets(dataset, examples), optional(weight_tensor_), at::Reduction::Sum, -100,
-                                  label_smoothing_);
+    return at::cross_entropy_loss(logits, nn::beside(single_targets(dataset, examples), logits), optional(weight_tensor_),
+                                  at::Reduction::Sum, -100, label_smoothing_);
   }
-  const at::Tensor targets = multi_targets(dataset, examples) * (1.0 - label_smoothing_) + 0.5 * label_smoothing_;
+  const at::Tensor targets = nn::beside(multi_targets(dataset, examples), logits) * (1.0 - label_smoothing_) + 0.5 * label_smoothing_;
   return at::binary_cross_entropy_with_logits(logits, targets, optional(weight_tensor_), optional(positive_tensor_), at::Reduction::Sum) /
          static_cast<double>(outputs());
 }
@@ -176,7 +179,7 @@ std::unique_ptr<Scorer> Classify::scorer() const {
 }
 
 std::vector<Prediction> Classify::predict(const at::Tensor& logits, std::int64_t top) const {
-  const at::Tensor wide = logits.to(at::kDouble);
+  const at::Tensor wide = logits.to(at::kCPU).to(at::kDouble);
   const at::Tensor scores = (multi_label_ ? wide.sigmoid() : wide.softmax(1)).contiguous();
   const auto count = static_cast<std::size_t>(std::clamp<std::int64_t>(top, 1, outputs()));
   std::vector<Prediction> predictions;

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "train/device.h"
 #include "train/machine.h"
 #include "train/model.h"
 #include "train/optimiser.h"
@@ -62,10 +63,11 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   CostOptions part = options;
   part.batch = options.batch / passes;
   const Batch batch = random_batch(model, part);
-  const at::Tensor targets = at::zeros({part.batch}, at::kLong);
+  const at::Tensor targets = at::zeros({part.batch}, at::TensorOptions(at::kLong).device(model.device()));
   const auto optimiser = make_optimiser(recipe.train, model.parameters(), std::move(groups));
   nn::Context context;
   context.training = true;
+  context.recompute = recipe.train.checkpointing;
   std::int64_t rows = 0, width = 0;
   for (std::size_t t = 0; t < model.towers().size(); ++t) {
     const std::int64_t here = part.batch * batch.towers[t].tokens.front();
@@ -78,16 +80,17 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   std::vector<double> seconds, rates;
   constexpr std::int64_t warm_up = 2;
   for (std::int64_t step = 0; step < options.measure + warm_up; ++step) {
-    context.generator = at::detail::createCPUGenerator(static_cast<std::uint64_t>(step));
+    context.generator = generator_on(model.device(), static_cast<std::uint64_t>(step));
     const auto start = Clock::now();
     model.parameters().gradients().zero_();
     for (std::int64_t pass = 0; pass < passes; ++pass) (at::cross_entropy_loss(model.forward(batch, context), targets) / passes).backward();
     clip_gradient(model.parameters().gradients(), recipe.train.clip);
     optimiser->step(step, recipe.train.lr);
+    finish_work(model.device());
     if (step < warm_up) continue;
     seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
     // The yardstick is taken between the steps, so that a machine that slows down slows both.
-    rates.push_back(gemm_rate(rows, width));
+    rates.push_back(gemm_rate(rows, width, model.device()));
   }
   cost.peak_bytes = peak_memory();
   cost.seconds = median(seconds);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <numeric>
@@ -44,18 +45,70 @@ const report::Metric* Evaluation::find(std::string_view name) const {
   return nullptr;
 }
 
+namespace {
+
+/// The logits [examples, outputs] of all examples, each batch computed by one of the processes, and which examples have any.
+struct SharedLogits {
+  at::Tensor logits, there;
+};
+
+SharedLogits shared_logits(const Model& model, const data::Dataset& dataset, const ForwardOptions& options, std::int64_t outputs,
+                           std::vector<std::string>& skipped) {
+  Communicator& all = *options.all;
+  const auto count = static_cast<std::int64_t>(dataset.examples.size());
+  // One buffer for one sum; the last column says which rows are filled.
+  const at::Tensor buffer = at::zeros({count, outputs + 1}, at::kFloat);
+  const std::int64_t batches = (count + options.batch - 1) / options.batch, rank = all.rank(), size = all.size();
+  const BatchReader reader = model.reader(options.on_error);
+  const auto read = [&](std::int64_t turn) {
+    std::vector<std::int64_t> indices;
+    const std::int64_t begin = (turn * size + rank) * options.batch;
+    for (std::int64_t i = begin; i < std::min(begin + options.batch, count); ++i) indices.push_back(i);
+    return reader.read(dataset, indices);
+  };
+  const std::int64_t turns = batches > rank ? (batches - rank - 1) / size + 1 : 0;
+  data::Prefetcher<Batch> own(0, turns, read, options.workers, 2 + options.workers);
+  const at::NoGradGuard no_grad;
+  while (const std::optional<Batch> batch = own.next()) {
+    skipped.insert(skipped.end(), batch->skipped.begin(), batch->skipped.end());
+    if (batch->examples.empty()) continue;
+    const at::Tensor rows = at::tensor(batch->examples, at::kLong);
+    const at::Tensor logits = model.forward(*batch, {}).to(at::kCPU);
+    buffer.index_copy_(0, rows, at::cat({logits, at::ones({logits.size(0), 1})}, 1));
+  }
+  all.sum({buffer.data_ptr<float>(), static_cast<std::size_t>(buffer.numel())});
+  return {buffer.narrow(1, 0, outputs), buffer.select(1, outputs)};
+}
+
+}  // namespace
+
 std::optional<Evaluation> evaluate(const Model& model, const Task& task, const data::Dataset& dataset, const ForwardOptions& options,
                                    const std::optional<report::BootstrapOptions>& bootstrap) {
   Evaluation result;
   const auto begin = std::chrono::steady_clock::now();
   const std::unique_ptr<Scorer> scorer = task.scorer();
-  const bool whole = forward_all(model, dataset, options, [&](const at::Tensor& logits, const Batch& batch) {
-    result.skipped.insert(result.skipped.end(), batch.skipped.begin(), batch.skipped.end());
-    if (batch.examples.empty()) return;
-    scorer->add(logits, dataset, batch.examples);
-    result.examples += static_cast<std::int64_t>(batch.examples.size());
-  });
-  if (!whole) return std::nullopt;
+  const auto add = [&](const at::Tensor& logits, const std::vector<std::int64_t>& examples) {
+    if (examples.empty()) return;
+    scorer->add(logits, dataset, examples);
+    result.examples += static_cast<std::int64_t>(examples.size());
+  };
+  if (options.all != nullptr && options.all->shared()) {
+    const SharedLogits shared = shared_logits(model, dataset, options, task.outputs(), result.skipped);
+    const auto count = static_cast<std::int64_t>(dataset.examples.size());
+    for (std::int64_t first = 0; first < count; first += options.batch) {
+      const std::int64_t length = std::min(options.batch, count - first);
+      const at::Tensor rows = shared.there.narrow(0, first, length).nonzero().squeeze(1);
+      std::vector<std::int64_t> examples(rows.const_data_ptr<std::int64_t>(), rows.const_data_ptr<std::int64_t>() + rows.numel());
+      for (std::int64_t& example : examples) example += first;
+      add(shared.logits.narrow(0, first, length).index_select(0, rows), examples);
+    }
+  } else {
+    const bool whole = forward_all(model, dataset, options, [&](const at::Tensor& logits, const Batch& batch) {
+      result.skipped.insert(result.skipped.end(), batch.skipped.begin(), batch.skipped.end());
+      add(logits, batch.examples);
+    });
+    if (!whole) return std::nullopt;
+  }
   if (result.examples == 0)
     throw Error({.what = "no example could be read", .where = dataset.source, .got = result.skipped.empty() ? "" : result.skipped.front()});
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -9,6 +9,7 @@
 
 #include "data/dataset.h"
 #include "report/metrics.h"
+#include "train/communicator.h"
 #include "train/model.h"
 #include "train/task.h"
 
@@ -18,8 +19,9 @@ struct ForwardOptions {
   std::int64_t batch = 32;
   int workers = 1;
   OnError on_error = OnError::stop;
-  std::string label;           ///< of the progress bar; empty: none
-  std::function<bool()> stop;  ///< asked between batches; unset: never
+  std::string label;            ///< of the progress bar; empty: none
+  std::function<bool()> stop;   ///< asked between batches; unset: never. Not together with several processes
+  Communicator* all = nullptr;  ///< of evaluate(): processes that share the work, all with the same model and data
 };
 
 /// Calls `use` with the logits [B, outputs] of every batch, without gradients. False where `stop` ended it early.

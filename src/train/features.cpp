@@ -4,160 +4,202 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/version.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <chrono>
 #include <set>
-#include <system_error>
-#include <tuple>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
 #include "core/log.h"
+#include "core/version.h"
 #include "data/prefetch.h"
-#include "io/safetensors.h"
-#include "nn/weights.h"
+#include "train/feature_files.h"
 
 namespace mmtune::train {
 
 namespace {
 
-namespace fs = std::filesystem;
+constexpr std::size_t group_size = 64;
 
-constexpr std::size_t pass_batch = 64;
+using Clock = std::chrono::steady_clock;
 
 struct Input {
   const data::Example* example;
   std::string key;
 };
 
-std::vector<Input> distinct_inputs(const InputReader& reader, std::span<const data::Dataset* const> datasets) {
-  std::vector<Input> inputs;
+/// The distinct inputs in the order in which they first occur, cut into groups that never span two data sets: so a data set that is
+/// evaluated later, alone, meets the groups it had beside the training data.
+std::vector<std::vector<Input>> groups_of(const InputReader& reader, std::span<const data::Dataset* const> datasets) {
+  std::vector<std::vector<Input>> groups;
   std::set<std::string> seen;
   for (const data::Dataset* dataset : datasets) {
+    bool fresh = true;
     for (const data::Example& example : dataset->examples) {
       if (!reader.has(example)) continue;
       std::string key = reader.key(example);
-      if (seen.insert(key).second) inputs.push_back({&example, std::move(key)});
+      if (!seen.insert(key).second) continue;
+      if (fresh || groups.back().size() == group_size) groups.emplace_back();
+      fresh = false;
+      groups.back().push_back({&example, std::move(key)});
     }
   }
-  return inputs;
+  return groups;
 }
 
-/// Whatever decides the features, file times included: a file that was replaced is read again.
-std::string identity(const Tower& tower, const std::vector<Input>& inputs, const StoreOptions& options) {
+/// All that decides a tower's features besides the inputs.
+std::string identity_of(const Tower& tower) {
   Fingerprint fingerprint;
-  fingerprint.add_field("mmtune features 1").add_field(options.backbone_fingerprint).add_field(tower.describe());
-  fingerprint.add_field(at::get_num_threads()).add_field(at::get_cpu_capability());
-  for (const Input& input : inputs) {
-    fingerprint.add_field(input.key);
-    if (const data::MediaRef* media = tower.reader().media(*input.example)) {
-      std::error_code error;
-      const auto size = fs::file_size(media->file, error);
-      const auto time = fs::last_write_time(media->file, error);
-      fingerprint.add_field(error ? -1 : static_cast<std::int64_t>(size));
-      fingerprint.add_field(error ? -1 : static_cast<std::int64_t>(time.time_since_epoch().count()));
-    }
-  }
+  fingerprint.add_field("mmtune features 2").add_field(io::backbone_fingerprint(tower.checkpoint())).add_field(tower.describe());
+  fingerprint.add_field(version()).add_field(TORCH_VERSION).add_field(at::get_num_threads()).add_field(at::get_cpu_capability());
   return fingerprint.hex();
 }
 
-/// Makes room for `bytes` by removing the files that were used longest ago.
-void make_room(const fs::path& folder, std::uintmax_t bytes, std::uintmax_t limit) {
-  std::vector<std::tuple<fs::file_time_type, std::uintmax_t, fs::path>> files;
-  std::uintmax_t total = bytes;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (!entry.is_regular_file()) continue;
-    files.emplace_back(entry.last_write_time(), entry.file_size(), entry.path());
-    total += entry.file_size();
-  }
-  std::sort(files.begin(), files.end());
-  for (const auto& [time, size, path] : files) {
-    if (total <= limit) return;
-    fs::remove(path);
-    total -= size;
-  }
-}
-
-at::Tensor read_kept(const fs::path& file, std::int64_t rows, std::int64_t width) try {
-  if (!fs::exists(file)) return {};
-  const io::SafetensorsFile opened = io::SafetensorsFile::open(file);
-  const io::TensorEntry* entry = opened.find("features");
-  if (entry == nullptr || entry->shape != std::vector<std::int64_t>{rows, width} || entry->dtype != io::DType::f32) return {};
-  at::Tensor features = nn::to_tensor_exact(*entry);
-  std::error_code ignored;
-  fs::last_write_time(file, fs::file_time_type::clock::now(), ignored);
-  return features;
-} catch (const Error&) {
-  return {};  // damaged: made again
-}
-
-void keep(const fs::path& file, const at::Tensor& features, std::int64_t limit_mb) try {
-  fs::create_directories(file.parent_path());
-  make_room(file.parent_path(), static_cast<std::uintmax_t>(features.nbytes()), static_cast<std::uintmax_t>(limit_mb) << 20);
-  const io::TensorEntry entry = nn::to_entry("features", features);
-  io::write_safetensors(file, std::span(&entry, 1));
-} catch (const std::exception& error) {
-  log_warning(std::string("features are not kept for the next run: ") + error.what());
-}
-
-/// A batch of the pass: inputs that could be read, and their numbers.
-struct PassBatch {
-  TowerBatch batch;
-  std::vector<std::size_t> numbers;
+/// A group as the loader threads hand it over.
+struct Group {
+  std::vector<std::size_t> members;  ///< of the group's inputs, those that could be read
+  std::string key;                   ///< under which it is kept; empty: not at all
+  at::Tensor kept;                   ///< found on disk
+  TowerBatch batch;                  ///< otherwise
 };
+
+class Loader {
+ public:
+  Loader(const Tower& tower, const StoreOptions& options, const FeatureFiles* files)
+      : tower_(tower), options_(options), files_(files), identity_(files != nullptr ? identity_of(tower) : "") {}
+
+  Group load(const std::vector<Input>& inputs) const {
+    const InputReader& reader = tower_.reader();
+    Group group;
+    if (files_ != nullptr) group.key = key_of(inputs);
+    if (!group.key.empty()) group.kept = files_->read(group.key, static_cast<std::int64_t>(inputs.size()), tower_.width());
+    std::vector<InputReader::Item> items;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (!group.kept.defined()) {
+        try {
+          items.push_back(reader.read(*inputs[i].example));
+        } catch (const Error&) {
+          if (options_.on_error == OnError::stop) throw;  // otherwise the batch that needs it counts it as skipped
+          group.key.clear();
+          continue;
+        }
+      }
+      group.members.push_back(i);
+    }
+    group.batch = reader.collate(items);
+    return group;
+  }
+
+ private:
+  /// Empty where an input cannot be read.
+  std::string key_of(const std::vector<Input>& inputs) const try {
+    Fingerprint fingerprint;
+    fingerprint.add_field(identity_);
+    for (const Input& input : inputs) tower_.reader().add_content(*input.example, fingerprint);
+    return fingerprint.hex();
+  } catch (const Error&) {
+    return {};
+  }
+
+  const Tower& tower_;
+  const StoreOptions& options_;
+  const FeatureFiles* files_;
+  std::string identity_;
+};
+
+/// Nothing where `stop` ended the pass.
+std::optional<FeatureStore> make_store(const Tower& tower, const std::vector<std::vector<Input>>& groups, std::int64_t count,
+                                       const StoreOptions& options, std::int64_t& kept) {
+  std::optional<FeatureFiles> files;
+  if (options.on_disk) files.emplace(cache_folder() / "features", options.limit_mb << 20);
+  const Loader loader(tower, options, files ? &*files : nullptr);
+  // Process r of n takes groups r, r + n, …
+  const std::size_t rank = options.all != nullptr ? static_cast<std::size_t>(options.all->rank()) : 0;
+  const std::size_t processes = options.all != nullptr ? static_cast<std::size_t>(options.all->size()) : 1;
+  const auto read = [&](std::int64_t turn) { return loader.load(groups[static_cast<std::size_t>(turn) * processes + rank]); };
+  const auto turns = static_cast<std::int64_t>(groups.size() > rank ? (groups.size() - rank - 1) / processes + 1 : 0);
+  data::Prefetcher<Group> loaded(0, turns, read, options.workers, 2 + options.workers);
+  Progress progress("features (" + tower.name() + ")", count, "inputs");
+  const at::NoGradGuard no_grad;
+  const at::Tensor features = at::zeros({count, tower.width()}, at::kFloat);
+  std::vector<float> there(static_cast<std::size_t>(count) + 1, 0.0F);  // 1 for the rows that are filled; behind them, how many were kept
+  std::int64_t base = 0, done = 0;
+  for (std::size_t g = 0; g < groups.size(); base += static_cast<std::int64_t>(groups[g].size()), ++g) {
+    if (g % processes != rank) continue;
+    const std::optional<Group> group = loaded.next();
+    MMTUNE_ASSERT(group.has_value());
+    if (options.stop && options.stop()) return std::nullopt;
+    if (group->members.empty()) continue;
+    const auto rows = static_cast<std::int64_t>(group->members.size());
+    const at::Tensor own = group->kept.defined() ? group->kept : tower.features(group->batch.inputs, {}).to(at::kCPU);
+    if (group->kept.defined()) there.back() += static_cast<float>(rows);
+    if (!group->kept.defined() && !group->key.empty()) files->write(group->key, own);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t row = base + static_cast<std::int64_t>(group->members[static_cast<std::size_t>(i)]);
+      features[row].copy_(own[i]);
+      there[static_cast<std::size_t>(row)] = 1;
+    }
+    done += rows;
+    progress.update(done * static_cast<std::int64_t>(processes));
+  }
+  progress.finish();
+  if (processes > 1) {
+    options.all->sum({features.data_ptr<float>(), static_cast<std::size_t>(features.numel())});
+    options.all->sum(there);
+  }
+  kept += static_cast<std::int64_t>(there.back());
+  FeatureStore store{.features = features};
+  std::int64_t row = 0;
+  for (const std::vector<Input>& inputs : groups) {
+    for (const Input& input : inputs) {
+      if (there[static_cast<std::size_t>(row)] > 0) store.row_of.emplace(input.key, row);
+      ++row;
+    }
+  }
+  return store;
+}
 
 }  // namespace
 
-std::optional<FeatureStore> make_store(const Tower& tower, std::span<const data::Dataset* const> datasets, const StoreOptions& options) {
-  const InputReader& reader = tower.reader();
-  const std::vector<Input> inputs = distinct_inputs(reader, datasets);
-  const auto count = static_cast<std::int64_t>(inputs.size());
-  if (count == 0 || count * tower.width() * 4 > options.limit_mb << 20) return std::nullopt;
+StoreOptions store_options_of(const DataSection& section) {
+  return {.limit_mb = section.cache_mb,
+          .on_disk = section.feature_cache,
+          .on_error = section.on_error,
+          .workers = static_cast<int>(section.workers)};
+}
 
-  FeatureStore store;
-  const fs::path file = cache_folder() / "features" / (identity(tower, inputs, options) + ".safetensors");
-  store.features = read_kept(file, count, tower.width());
-  if (store.features.defined()) {
-    for (std::size_t i = 0; i < inputs.size(); ++i) store.row_of.emplace(inputs[i].key, static_cast<std::int64_t>(i));
-    log_info("features of the " + tower.name() + " tower: " + std::to_string(count) + " inputs, kept from an earlier run");
-    return store;
-  }
-
-  const auto read = [&](std::int64_t index) {
-    PassBatch pass;
-    std::vector<InputReader::Item> items;
-    const std::size_t begin = static_cast<std::size_t>(index) * pass_batch;
-    for (std::size_t i = begin; i < std::min(begin + pass_batch, inputs.size()); ++i) {
-      try {
-        items.push_back(reader.read(*inputs[i].example));
-        pass.numbers.push_back(i);
-      } catch (const Error&) {
-        if (options.on_error == OnError::stop) throw;  // otherwise the batch that needs it counts it as skipped
-      }
+StoreReport store_frozen_features(Model& model, std::span<const data::Dataset* const> datasets, const StoreOptions& options) {
+  StoreReport report;
+  if (options.limit_mb == 0) return report;
+  const auto begin = Clock::now();
+  for (std::size_t t = 0; t < model.towers().size() && !report.stopped; ++t) {
+    const Tower& tower = *model.towers()[t];
+    if (tower.trainable()) continue;
+    const std::vector<std::vector<Input>> groups = groups_of(tower.reader(), datasets);
+    std::int64_t count = 0;
+    for (const std::vector<Input>& group : groups) count += static_cast<std::int64_t>(group.size());
+    if (count == 0) continue;
+    if (const std::int64_t bytes = count * tower.width() * 4; bytes > options.limit_mb << 20) {
+      log_info("features of the " + tower.name() + " tower are computed in every step: all of them would take " +
+               std::to_string((bytes >> 20) + 1) + " MiB, over data.cache_mb = " + std::to_string(options.limit_mb));
+      continue;
     }
-    pass.batch = reader.collate(items);
-    return pass;
-  };
-  const at::NoGradGuard no_grad;
-  data::Prefetcher<PassBatch> batches(0, (count + static_cast<std::int64_t>(pass_batch) - 1) / static_cast<std::int64_t>(pass_batch), read,
-                                      options.workers, 2 + options.workers);
-  Progress progress("features (" + tower.name() + ")", count, "inputs");
-  std::vector<at::Tensor> parts;
-  std::int64_t done = 0;
-  while (const std::optional<PassBatch> pass = batches.next()) {
-    if (options.stop && options.stop()) return std::nullopt;
-    if (!pass->numbers.empty()) parts.push_back(tower.features(pass->batch.inputs, {}));
-    for (const std::size_t number : pass->numbers) store.row_of.emplace(inputs[number].key, done++);
-    progress.update(done);
+    const std::int64_t before = report.kept;
+    std::optional<FeatureStore> store = make_store(tower, groups, count, options, report.kept);
+    report.inputs += count;
+    if (report.kept > before)
+      log_info("features of the " + tower.name() + " tower: " + std::to_string(report.kept - before) + " of " + std::to_string(count) +
+               " inputs kept from an earlier run");
+    report.stopped = !store;
+    if (store) model.set_store(t, std::move(*store));
   }
-  progress.finish();
-  if (parts.empty()) return std::nullopt;
-  store.features = at::cat(parts, 0).contiguous();
-  if (done == count) keep(file, store.features, options.limit_mb);
-  return store;
+  report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  return report;
 }
 
 }  // namespace mmtune::train

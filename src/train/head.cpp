@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "nn/layout.h"
 
 namespace mmtune::train {
 
@@ -29,11 +30,11 @@ bool all_there_in_order(const TowerFeatures& features) {
 at::Tensor rows_of_examples(const TowerFeatures& features, const at::Tensor& stand_in) {
   if (all_there_in_order(features)) return features.rows;
   const bool lacking = std::any_of(features.row.begin(), features.row.end(), [](std::int64_t row) { return row < 0; });
-  if (!lacking) return features.rows.index_select(0, index_tensor(features.row, 0));
+  if (!lacking) return features.rows.index_select(0, nn::beside(index_tensor(features.row, 0), features.rows));
   MMTUNE_ASSERT(stand_in.defined());
   if (!features.rows.defined()) return stand_in.unsqueeze(0).expand({static_cast<std::int64_t>(features.row.size()), stand_in.size(0)});
   const at::Tensor table = at::cat({features.rows, stand_in.unsqueeze(0)}, 0);
-  return table.index_select(0, index_tensor(features.row, features.rows.size(0)));
+  return table.index_select(0, nn::beside(index_tensor(features.row, features.rows.size(0)), table));
 }
 
 }  // namespace
@@ -103,11 +104,12 @@ at::Tensor Head::operator()(const std::vector<TowerFeatures>& given, const nn::C
   at::Tensor sum, count;
   for (std::size_t t = 0; t < features.size(); ++t) {
     if (!features[t].rows.defined()) continue;
-    const at::Tensor logits =
-        rows_of_examples({apply(layers_[t], features[t].rows, context), features[t].row}, at::zeros({outputs_}, at::kFloat));
+    const at::Tensor own = apply(layers_[t], features[t].rows, context);
+    const at::Tensor logits = rows_of_examples({own, features[t].row}, at::zeros({outputs_}, own.options().requires_grad(false)));
     at::Tensor there = at::ones({logits.size(0), 1}, at::kFloat);
     for (std::size_t i = 0; i < features[t].row.size(); ++i)
       if (features[t].row[i] < 0) there.data_ptr<float>()[i] = 0.0F;
+    there = nn::beside(there, logits);
     sum = sum.defined() ? sum + logits : logits;
     count = count.defined() ? count + there : there;
   }

@@ -58,9 +58,10 @@ void collate_padded(std::span<const InputReader::Item> items, const text::Tokeni
   batch.tokens.assign(items.size(), width);
 }
 
-void collate_pictures(std::span<const InputReader::Item> items, const backbones::BackboneInfo& info, TowerBatch& batch) {
+void collate_pictures(std::span<const InputReader::Item> items, const backbones::BackboneInfo& info, bool pinned, TowerBatch& batch) {
   const vision::PixelValues& first = items.front().pixels;
-  batch.inputs.pixel_values = at::empty({static_cast<std::int64_t>(items.size()), 3, first.height, first.width}, at::kFloat);
+  batch.inputs.pixel_values = at::empty({static_cast<std::int64_t>(items.size()), 3, first.height, first.width},
+                                        at::TensorOptions(at::kFloat).pinned_memory(pinned));
   auto* out = batch.inputs.pixel_values.data_ptr<float>();
   for (const InputReader::Item& item : items) out = std::copy(item.pixels.values.begin(), item.pixels.values.end(), out);
   batch.tokens.assign(items.size(), info.max_length);
@@ -123,6 +124,18 @@ std::string InputReader::key(const data::Example& example) const {
   return *example.text;
 }
 
+void InputReader::add_content(const data::Example& example, Fingerprint& fingerprint) const {
+  if (const data::MediaRef* const ref = media(example)) {
+    fingerprint.add_field(data::read_media(*ref));
+    return;
+  }
+  const Item item = read(example);
+  for (const std::vector<std::int64_t>* const numbers : {&item.ids, &item.type_ids}) {
+    fingerprint.add_field(static_cast<std::int64_t>(numbers->size()));
+    for (const std::int64_t number : *numbers) fingerprint.add_field(number);
+  }
+}
+
 InputReader::Item InputReader::read(const data::Example& example) const try {
   Item item;
   if (processor_) {
@@ -159,7 +172,7 @@ TowerBatch InputReader::collate(std::span<const Item> items) const {
   batch.rows = static_cast<std::int64_t>(items.size());
   if (items.empty()) return batch;
   if (processor_) {
-    collate_pictures(items, info_, batch);
+    collate_pictures(items, info_, pinned_, batch);
   } else if (packing_ == Packing::packed) {
     collate_packed(items, batch);
   } else {

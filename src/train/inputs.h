@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backbones/backbone.h"
+#include "core/hash.h"
 #include "data/dataset.h"
 #include "io/checkpoint.h"
 #include "text/tokenizer.h"
@@ -57,10 +58,14 @@ class InputReader {
   bool has(const data::Example& example) const;
   /// Equal for equal inputs.
   std::string key(const data::Example& example) const;
+  /// What decides the example's tensors besides describe(): the bytes of its file, or the ids of its tokens. Throws as read() does.
+  void add_content(const data::Example& example, Fingerprint& fingerprint) const;
   /// Throws Error naming the example and the file at fault.
   Item read(const data::Example& example) const;
   /// Puts items together as rows in their order; fills rows, inputs and tokens.
   TowerBatch collate(std::span<const Item> items) const;
+  /// From now on batches of pictures lie in pinned memory, from which copies to a GPU need no waiting.
+  void pin_batches(bool pinned) { pinned_ = pinned; }
   backbones::Modality modality() const { return info_.modality; }
   /// Whatever decides the tensors, in one line: for cache keys.
   std::string describe() const;
@@ -72,6 +77,7 @@ class InputReader {
   InputField field_;
   Packing packing_;
   std::int64_t max_length_ = 0;
+  bool pinned_ = false;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<vision::ImageProcessor> processor_;
 };

@@ -1,4 +1,5 @@
 #include "train/machine.h"
+#include "train/device.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -51,17 +52,19 @@ std::int64_t peak_memory() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
 }
 
-double gemm_rate(std::int64_t rows, std::int64_t width) {
+double gemm_rate(std::int64_t rows, std::int64_t width, at::Device device) {
   using Clock = std::chrono::steady_clock;
   const at::NoGradGuard no_grad;
-  const at::Tensor x = at::full({std::max<std::int64_t>(rows, 1), width}, 0.5, at::kFloat);
-  const at::Tensor w = at::full({4 * width, width}, 0.25, at::kFloat);
+  const at::TensorOptions kind = at::TensorOptions(at::kFloat).device(device);
+  const at::Tensor x = at::full({std::max<std::int64_t>(rows, 1), width}, 0.5, kind);
+  const at::Tensor w = at::full({4 * width, width}, 0.25, kind);
   const double macs = static_cast<double>(x.size(0)) * static_cast<double>(width) * static_cast<double>(4 * width);
   double best = 0;
   const auto begin = Clock::now();
   for (int i = 0; i < 3 || Clock::now() - begin < std::chrono::milliseconds(200); ++i) {
     const auto start = Clock::now();
     at::linear(x, w);
+    finish_work(device);
     best = std::max(best, macs / std::max(std::chrono::duration<double>(Clock::now() - start).count(), 1e-9));
     if (i > 10000) break;
   }

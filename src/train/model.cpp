@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "train/device.h"
 
 namespace mmtune::train {
 
@@ -47,16 +48,17 @@ std::string_view name_of(ExpertTower tower) {
 
 }  // namespace
 
-Model::Model(const Recipe& recipe) {
+Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
   const BackboneSection& section = recipe.backbone;
-  towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling, modality_of(section.main_input)));
+  towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling, modality_of(section.main_input), section.weights));
   if (!section.condition.empty()) {
     // A model with two towers serves as both: where nothing else is said, the condition reads what the main tower does not.
     std::optional<Modality> modality = modality_of(section.condition_input);
     if (!modality && section.condition == section.main && modality_of(towers_, 0) == Modality::image) modality = Modality::text;
-    towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling, modality));
+    towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling, modality, section.weights));
   }
   stores_.resize(towers_.size());
+  for (const auto& tower : towers_) tower->move_to(device_);
 
   // Two towers of one modality share a pair: the first reads its first half, the second the other.
   InputField main = section.main_input, condition = section.condition_input;
@@ -86,7 +88,13 @@ void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::ve
   head_ = std::make_unique<Head>(recipe.head, std::move(towers), outputs, generator_of(recipe.train.seed, head_stream));
 }
 
+void Model::place() {
+  for (const auto& tower : towers_) move_leaves(tower->tensors(), device_);
+  move_leaves(head_->tensors(), device_);
+}
+
 std::vector<OptimiserGroup> Model::gather(const TrainSection& section) {
+  place();
   for (const auto& tower : towers_)
     for (const nn::NamedTensor& item : tower->tensors()) parameters_.add(item.name, item.tensor);
   for (const nn::NamedTensor& item : head_->tensors()) parameters_.add("head." + item.name, item.tensor);
@@ -118,7 +126,7 @@ at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const 
     const TowerBatch& part = batch.towers[t];
     at::Tensor rows;
     if (!part.stored.empty()) {
-      rows = stores_[t]->features.index_select(0, at::tensor(part.stored, at::kLong));
+      rows = stores_[t]->features.index_select(0, at::tensor(part.stored, at::kLong)).to(device_);
     } else if (part.rows > 0) {
       rows = towers_[t]->features(part.inputs, context);
     }

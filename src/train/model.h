@@ -34,6 +34,9 @@ class Model {
 
   std::vector<std::unique_ptr<Tower>>& towers() { return towers_; }
   const std::vector<std::unique_ptr<Tower>>& towers() const { return towers_; }
+  at::Device device() const { return device_; }
+  /// Moves what learns to the model's device; gather() does so too.
+  void place();
   const Head& head() const { return *head_; }
   nn::Parameters& parameters() { return parameters_; }
 
@@ -54,6 +57,7 @@ class Model {
   std::vector<std::unique_ptr<FeatureStore>> stores_;
   std::unique_ptr<Head> head_;
   nn::Parameters parameters_;
+  at::Device device_;
 };
 
 }  // namespace mmtune::train

@@ -21,7 +21,7 @@ class AdamW final : public Optimiser {
   }
 
   void step(std::int64_t step, double lr) override {
-    const at::Tensor count = at::full({}, static_cast<double>(step + 1), at::kFloat);
+    const at::Tensor count = at::full({}, static_cast<double>(step + 1), parameters_.values().options());
     for (const OptimiserGroup& group : groups_) {
       const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
       at::_fused_adamw_({span(parameters_.values())}, {span(parameters_.gradients())}, {span(first_)}, {span(second_)}, {}, {count},

@@ -48,6 +48,11 @@ void declare(OptionVisitor& v, BackboneSection& s) {
           {.help = "longest text in tokens, special tokens included; longer ones are cut",
            .min = 3,
            .unset = "what the tokenizer and the backbone allow"});
+  v.choice("weights", s.weights,
+           {{"f32", nn::Storage::f32},
+            {"f16", nn::Storage::f16, "half the memory; refused where a weight is over 65504"},
+            {"bf16", nn::Storage::bf16, "half the memory, fewer digits, float32's range"}},
+           {.help = "how the frozen weights lie in memory; each is made float32 just before it is multiplied with"});
 }
 
 ExpertSection::ExpertSection() {
@@ -122,8 +127,11 @@ void declare(OptionVisitor& v, DataSection& s) {
            {{"stop", OnError::stop, "a bad example ends the run"}, {"skip", OnError::skip, "bad examples are left out and counted"}},
            {.help = "what an unreadable picture or a bad row does"});
   v.field("workers", s.workers, {.help = "threads that decode and tokenise ahead; 0: none", .min = 0, .max = 256});
-  v.field("cache_mb", s.cache_mb,
-          {.help = "features of towers that do not change are kept when they fit into this many MiB; 0: never", .min = 0});
+  v.field(
+      "cache_mb", s.cache_mb,
+      {.help = "features of towers that do not change are computed once, when they fit into this many MiB; 0: in every step", .min = 0});
+  v.field("feature_cache", s.feature_cache,
+          {.help = "keep such features on disk for the next run, cache_mb of them in all; the results are the same without"});
   v.require("classes_file", s.classes.empty() || s.classes_file.empty(), "either classes or classes_file");
   v.require("join_key", s.join.empty() == s.join_key.empty(), "join and join_key together");
   v.require("valid_fraction", s.valid_fraction == 0 || (s.valid.empty() && s.valid_where.empty()),
@@ -179,6 +187,10 @@ void declare(OptionVisitor& v, TrainSection& s) {
             {"main", GroupBy::main, "examples with the same input of the main tower stay together"},
             {"condition", GroupBy::condition, "examples with the same input of the second tower stay together"}},
            {.help = "which examples follow each other in the shuffled order, so that a batch computes what they share once"});
+  v.field("checkpointing", s.checkpointing,
+          {.help = "gradient checkpointing: keep only the blocks' inputs and compute each block again in the backward pass; less memory, "
+                   "about a third more time, the same gradients"});
+  v.field("device", s.device, {.help = "where the model computes: cpu, cuda or cuda:N"});
 }
 
 void declare(OptionVisitor& v, EvalSection& s) {

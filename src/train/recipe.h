@@ -30,6 +30,7 @@ struct BackboneSection {
   InputField main_input = InputField::automatic;
   InputField condition_input = InputField::automatic;
   std::optional<std::int64_t> max_length;
+  nn::Storage weights = nn::Storage::f32;
 };
 void declare(OptionVisitor& visitor, BackboneSection& section);
 
@@ -88,6 +89,7 @@ struct DataSection {
   OnError on_error = OnError::stop;
   std::int64_t workers = 1;
   std::int64_t cache_mb = 1024;
+  bool feature_cache = true;
 };
 void declare(OptionVisitor& visitor, DataSection& section);
 
@@ -136,6 +138,8 @@ struct TrainSection {
   std::int64_t log_every = 10;
   Packing packing = Packing::packed;
   GroupBy group_by = GroupBy::nothing;
+  bool checkpointing = false;
+  std::string device = "cpu";
 };
 void declare(OptionVisitor& visitor, TrainSection& section);
 

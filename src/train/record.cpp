@@ -30,10 +30,10 @@ void StepTimes::add(double seconds, double waited, const PassMacs& macs) {
   macs_.push_back(macs.forward + macs.backward);
 }
 
-Json StepTimes::summary(std::int64_t rows, std::int64_t width) const {
+Json StepTimes::summary(std::int64_t rows, std::int64_t width, at::Device device) const {
   Json json = Json::object();
   if (seconds_.empty()) return json;
-  const double rate = gemm_rate(rows, width);
+  const double rate = gemm_rate(rows, width, device);
   std::vector<double> ratios;
   for (std::size_t i = 0; i < seconds_.size(); ++i)
     if (macs_[i] > 0) ratios.push_back(seconds_[i] / (macs_[i] / rate));
@@ -68,6 +68,7 @@ Json new_record(const Recipe& recipe, const Training& training, std::int64_t tot
   if (training.data.valid) record["data"]["valid"] = describe(*training.data.valid);
   record["total_steps"] = total_steps;
   record["machine"] = describe_machine();
+  record["device"] = training.model->device().str();
   return record;
 }
 
@@ -82,7 +83,7 @@ void add_progress(Json& record, const TrainState& state, const Training& trainin
                       {"step", state.best_step}};
   std::int64_t width = 1;
   for (const auto& tower : training.model->towers()) width = std::max(width, tower->backbone().info().width);
-  record["performance"] = times.summary(1024, width);
+  record["performance"] = times.summary(1024, width, training.model->device());
   record["performance"]["peak_memory_bytes"] = peak_memory();
 }
 

@@ -16,7 +16,7 @@ class StepTimes {
   /// `seconds` of the whole step, `waited` of them for data, and the operations that it needed.
   void add(double seconds, double waited, const PassMacs& macs);
   /// The figures for the record; empty without steps. `rows` and `width` say which matrix product the operation bound is measured with.
-  Json summary(std::int64_t rows, std::int64_t width) const;
+  Json summary(std::int64_t rows, std::int64_t width, at::Device device) const;
 
  private:
   std::vector<double> seconds_, waited_, macs_;

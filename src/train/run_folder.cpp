@@ -49,6 +49,12 @@ RunFolder RunFolder::resume(const fs::path& path) {
   return run;
 }
 
+RunFolder RunFolder::follow(const fs::path& path) {
+  RunFolder run(path);
+  run.follows_ = true;
+  return run;
+}
+
 RunFolder RunFolder::open(const fs::path& path) {
   for (const char* file : {"recipe.toml", "run.json"})
     if (!fs::exists(path / file))
@@ -59,7 +65,8 @@ RunFolder RunFolder::open(const fs::path& path) {
   return RunFolder(path);
 }
 
-RunFolder::RunFolder(RunFolder&& other) noexcept : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+RunFolder::RunFolder(RunFolder&& other) noexcept
+    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)), follows_(other.follows_) {}
 
 RunFolder::~RunFolder() {
   if (lock_ >= 0) ::close(lock_);
@@ -111,10 +118,12 @@ Json RunFolder::read_record() const {
 }
 
 void RunFolder::write_record(const Json& record_json) const {
+  if (follows_) return;
   write_file_atomically(record(), record_json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void RunFolder::append_metrics(const Json& line) const {
+  if (follows_) return;
   const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   const int file = ::open(metrics().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   const auto written = file < 0 ? -1 : ::write(file, text.data(), text.size());
@@ -147,7 +156,7 @@ Json RunFolder::validation_at(std::int64_t step) const {
 }
 
 void RunFolder::rewind_metrics(std::int64_t step, std::int64_t evaluated_step) const {
-  if (!fs::exists(metrics())) return;
+  if (follows_ || !fs::exists(metrics())) return;
   std::string kept;
   for (const auto& [line, json] : read_metrics())
     if (json["step"].get<std::int64_t>() <= (json.contains("valid") ? evaluated_step : step)) kept += line + "\n";

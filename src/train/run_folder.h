@@ -17,6 +17,8 @@ class RunFolder {
   static RunFolder create(const std::filesystem::path& path);
   /// The folder of an interrupted training; made where it is not there yet. Throws Error: it is not a run, or another process trains in it.
   static RunFolder resume(const std::filesystem::path& path);
+  /// The folder of a training that another process leads: its files can be read, and whatever this object is told to write is not.
+  static RunFolder follow(const std::filesystem::path& path);
   /// For reading. Throws Error where there is no run.
   static RunFolder open(const std::filesystem::path& path);
   ~RunFolder();
@@ -54,6 +56,7 @@ class RunFolder {
 
   std::filesystem::path path_;
   int lock_ = -1;
+  bool follows_ = false;
 };
 
 }  // namespace mmtune::train

@@ -152,7 +152,7 @@ void save_trained(const RunFolder& run, const Model& model, const std::vector<st
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
   for (const nn::NamedTensor& item : model.head().tensors()) {
-    kept.push_back(item.tensor.detach().contiguous());
+    kept.push_back(item.tensor.detach().to(at::kCPU).contiguous());
     entries.push_back(nn::to_entry(item.name, kept.back()));
   }
   io::write_safetensors(run.head(), entries, {{"format", "pt"}});
@@ -195,6 +195,7 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
     throw Error({.what = "the run's record is damaged", .where = where});
   }
   fill_head(opened.model->head(), run.head());
+  opened.model->place();
   return opened;
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -59,7 +58,7 @@ void fill(const io::SafetensorsFile& file, const std::string& name, at::Tensor t
     throw Error({.what = "tensor \"" + name + "\" is missing or of another size",
                  .where = file.where(),
                  .expected = std::to_string(target.numel()) + " float32 values"});
-  std::memcpy(target.data_ptr<float>(), entry->data.data(), entry->data.size());
+  target.copy_(nn::to_tensor_exact(*entry).view(target.sizes()));
 }
 
 const std::string& metadata_of(const io::SafetensorsFile& file, const std::string& key) {
@@ -72,8 +71,14 @@ const std::string& metadata_of(const io::SafetensorsFile& file, const std::strin
 
 void save_state(const std::filesystem::path& path, const TrainState& state, const std::string& identity, nn::Parameters& parameters,
                 const std::vector<nn::NamedTensor>& optimiser) {
-  std::vector<io::TensorEntry> entries{nn::to_entry("values", parameters.values())};
-  for (const nn::NamedTensor& item : optimiser) entries.push_back(nn::to_entry(item.name, item.tensor));
+  std::vector<at::Tensor> kept;
+  std::vector<io::TensorEntry> entries;
+  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+    kept.push_back(tensor.to(at::kCPU));
+    entries.push_back(nn::to_entry(name, kept.back()));
+  };
+  add("values", parameters.values());
+  for (const nn::NamedTensor& item : optimiser) add(item.name, item.tensor);
   io::write_safetensors(
       path, entries,
       {{format_key, format_version}, {"state", to_json(state).dump()}, {"layout", layout_of(parameters)}, {"identity", identity}});

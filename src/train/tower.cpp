@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "train/device.h"
 
 namespace mmtune::train {
 
@@ -23,11 +24,12 @@ std::optional<Modality> chosen_tower(const io::Checkpoint& checkpoint, std::opti
 
 }  // namespace
 
-Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::optional<Modality> modality)
+Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::optional<Modality> modality, nn::Storage storage)
     : name_(std::move(name)),
       checkpoint_(io::Checkpoint::open(io::resolve_model(model))),
-      backbone_(backbones::open_backbone(checkpoint_, chosen_tower(checkpoint_, modality))),
-      pooling_(backbones::resolved(pooling, backbone_->info())) {
+      backbone_(backbones::open_backbone(checkpoint_, chosen_tower(checkpoint_, modality), storage)),
+      pooling_(backbones::resolved(pooling, backbone_->info())),
+      storage_(storage) {
   const backbones::BackboneInfo& info = backbone_->info();
   if (pooling_ == Pooling::pooler && !info.has_pooler)
     throw UsageError({.what = "the checkpoint has no pooler",
@@ -51,8 +53,14 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::o
                       .got = "\"first\" (" + checkpoint_.folder().string() + ")"});
 }
 
+void Tower::move_to(at::Device device) {
+  device_ = device;
+  backbone_->move_to(device);
+}
+
 void Tower::open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing) {
   reader_ = std::make_unique<InputReader>(checkpoint_, backbone_->info(), field, max_length, packing);
+  reader_->pin_batches(!device_.is_cpu());
 }
 
 void Tower::add_expert(std::unique_ptr<experts::Expert> expert) {
@@ -86,20 +94,26 @@ std::int64_t Tower::width() const {
   return pooling_ == Pooling::all ? info.max_length * info.width : info.width;
 }
 
+bool Tower::has_side_network() const {
+  return std::any_of(experts_.begin(), experts_.end(), [](const auto& expert) { return expert->beside_backbone(); });
+}
+
 bool Tower::reads_first() const {
-  if (std::any_of(experts_.begin(), experts_.end(), [](const auto& expert) { return expert->beside_backbone(); })) return false;
+  if (has_side_network()) return false;
   return pooling_ == Pooling::first || pooling_ == Pooling::pooler;
 }
 
 at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Context& context) const {
   nn::Context own = context;
   own.read = reads_first() ? nn::ReadRows::first : nn::ReadRows::all;
+  own.recompute = context.recompute && !has_side_network();
   const at::AutoGradMode gradients(at::GradMode::is_enabled() && trainable());
-  return backbones::pool(backbone_->forward(inputs, own), pooling_);
+  return backbones::pool(backbone_->forward(moved_to(inputs, device_), own), pooling_);
 }
 
 std::string Tower::describe() const {
-  return "pooling " + std::to_string(static_cast<int>(pooling_)) + ", " + reader_->describe();
+  return "pooling " + std::to_string(static_cast<int>(pooling_)) + ", weights " + std::to_string(static_cast<int>(storage_)) + ", " +
+         (device_.is_cpu() ? "" : "on a GPU, ") + reader_->describe();
 }
 
 PassMacs Tower::macs(std::int64_t tokens) const {

@@ -28,7 +28,11 @@ class Tower {
  public:
   /// Opens the model. `name` is "main" or "condition". `modality` chooses the tower of a model that has several; by default the usual one.
   /// Throws Error (missing files, unsupported architecture, no pooler, no class token).
-  Tower(std::string name, const std::string& model, backbones::Pooling pooling, std::optional<backbones::Modality> modality = std::nullopt);
+  /// `storage`: of the backbone's large matrices.
+  Tower(std::string name, const std::string& model, backbones::Pooling pooling, std::optional<backbones::Modality> modality = std::nullopt,
+        nn::Storage storage = nn::Storage::f32);
+  /// Computes on `device` from now on; before experts and readers.
+  void move_to(at::Device device);
   /// Opens what reads its inputs: the folder's tokenizer or image processor. Needed before reader().
   void open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing);
 
@@ -54,6 +58,8 @@ class Tower {
   PassMacs macs(std::int64_t tokens) const;
 
  private:
+  /// Whether an expert works beside the backbone: it reads all rows, and what it hands from block to block cannot be computed again.
+  bool has_side_network() const;
   bool reads_first() const;
 
   std::string name_;
@@ -61,6 +67,8 @@ class Tower {
   std::unique_ptr<backbones::Backbone> backbone_;
   std::unique_ptr<InputReader> reader_;
   backbones::Pooling pooling_;
+  nn::Storage storage_;
+  at::Device device_ = at::kCPU;
   std::vector<std::unique_ptr<experts::Expert>> experts_;
   bool trainable_ = false;
   double backward_share_ = 0;  ///< of the backbone's forward operations that gradients of the tokens cost

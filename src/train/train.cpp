@@ -1,11 +1,11 @@
 #include "train/train.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -18,6 +18,7 @@
 #include "data/batching.h"
 #include "data/prefetch.h"
 #include "report/table.h"
+#include "train/device.h"
 #include "train/evaluate.h"
 #include "train/features.h"
 #include "train/machine.h"
@@ -45,34 +46,39 @@ struct StepResult {
   double loss = 0;
   double gradient_norm = 0;
   PassMacs macs;
+  std::int64_t skipped = 0;  ///< examples of all processes that could not be read
+  bool stop = false;         ///< a process was asked to stop
 };
 
 /// A training under way. run() is the loop; everything else is what it says.
 class Trainer {
  public:
-  Trainer(Recipe& recipe, RunFolder run);
+  Trainer(Recipe& recipe, RunFolder run, Communicator& all);
   TrainOutcome run();
   /// Leaves word of an error in the run's record.
   void note_failure(const std::string& message);
 
  private:
   void resume_or_begin();
-  bool store_frozen_features();
+  bool store_features();
   data::Prefetcher<StepBatches> make_prefetcher();
   StepBatches next_batches(data::Prefetcher<StepBatches>& batches);
   StepResult step(const StepBatches& batches);
   [[noreturn]] void refuse_not_finite(const std::string& what, double value, const StepBatches& batches);
-  void note_skipped(const StepBatches& batches);
+  void complain_of_skipped(const StepBatches& batches);
   bool evaluation_is_due() const;
   bool evaluate_now();
   bool checkpoint_is_due() const;
+  void save(const std::filesystem::path& path, const std::vector<nn::NamedTensor>& optimiser);
   void save_checkpoint();
+  bool sum_over_processes(StepResult& result, double scale, double weight);
   TrainOutcome interrupted();
   TrainOutcome finish();
   TrainOutcome outcome(TrainOutcome::End end) const;
 
   Recipe& recipe_;
   RunFolder run_;
+  Communicator& all_;
   Training training_;
   data::BatchPlan plan_;
   std::int64_t total_steps_;
@@ -80,6 +86,7 @@ class Trainer {
   std::unique_ptr<Optimiser> optimiser_;
   std::string identity_;
   TrainState state_;
+  at::Tensor exchange_;  ///< the flat gradient and a few numbers more: what processes sum
   Json record_;
   StepTimes times_;
   Clock::time_point checkpointed_ = Clock::now();
@@ -110,18 +117,22 @@ std::vector<std::int64_t> groups_of(const GroupBy group_by, const Training& trai
   return groups;
 }
 
-data::BatchPlan plan_of(const Recipe& recipe, const Training& training) {
+data::BatchPlan plan_of(const Recipe& recipe, const Training& training, const Communicator& all) {
   return {static_cast<std::int64_t>(training.data.train.examples.size()),
-          {.batch = recipe.train.batch * recipe.train.accumulate, .seed = static_cast<std::uint64_t>(recipe.train.seed)},
+          {.batch = recipe.train.batch * recipe.train.accumulate,
+           .seed = static_cast<std::uint64_t>(recipe.train.seed),
+           .shards = all.size(),
+           .shard = all.rank()},
           {},
           groups_of(recipe.train.group_by, training)};
 }
 
-Trainer::Trainer(Recipe& recipe, RunFolder run)
+Trainer::Trainer(Recipe& recipe, RunFolder run, Communicator& all)
     : recipe_(recipe),
       run_(std::move(run)),
+      all_(all),
       training_(prepare_training(recipe)),
-      plan_(plan_of(recipe, training_)),
+      plan_(plan_of(recipe, training_, all)),
       total_steps_(recipe.train.steps > 0 ? recipe.train.steps : recipe.train.epochs * plan_.batches()),
       schedule_(recipe.train, total_steps_, plan_.batches()),
       optimiser_(make_optimiser(recipe.train, training_.model->parameters(), training_.groups)),
@@ -130,7 +141,7 @@ Trainer::Trainer(Recipe& recipe, RunFolder run)
 TrainOutcome Trainer::run() {
   const StopSignals signals;
   resume_or_begin();
-  if (!store_frozen_features()) return interrupted();
+  if (!store_features()) return interrupted();
 
   if (evaluation_is_due() && !evaluate_now()) return interrupted();
   data::Prefetcher<StepBatches> batches = make_prefetcher();
@@ -144,7 +155,8 @@ TrainOutcome Trainer::run() {
     ++state_.step;
     state_.seconds += took;
     times_.add(took, waited, result.macs);
-    note_skipped(step_batches);
+    state_.skipped += result.skipped;
+    complain_of_skipped(step_batches);
 
     if (state_.step % recipe_.train.log_every == 0 || state_.step == total_steps_)
       run_.append_metrics({{"step", state_.step},
@@ -155,8 +167,10 @@ TrainOutcome Trainer::run() {
                            {"seconds", state_.seconds}});
     progress.update(state_.step, "loss " + report::fixed(result.loss));
 
-    if (evaluation_is_due() && StopSignals::received() == 0) evaluate_now();
-    if (StopSignals::received() != 0) return interrupted();
+    // Several processes must stop behind the same step: behind one whose sum said that a signal came.
+    const auto stopped = [&] { return all_.shared() ? result.stop : StopSignals::received() != 0; };
+    if (evaluation_is_due() && !stopped()) evaluate_now();
+    if (stopped()) return interrupted();
     if (checkpoint_is_due()) save_checkpoint();
   }
   progress.finish();
@@ -165,36 +179,29 @@ TrainOutcome Trainer::run() {
 
 void Trainer::resume_or_begin() {
   record_ = new_record(recipe_, training_, total_steps_);
+  if (all_.shared()) record_["processes"] = all_.size();
   if (run_.has_checkpoint()) {
     state_ = load_state(run_.last(), identity_, training_.model->parameters(), optimiser_->state());
     run_.rewind_metrics(state_.step, state_.evaluated_step);
     log_info("resuming at step " + std::to_string(state_.step) + " of " + std::to_string(total_steps_));
   } else {
     run_.rewind_metrics(0, -1);
-    write_file_atomically(run_.recipe(), to_toml(recipe_));
+    if (all_.leads()) write_file_atomically(run_.recipe(), to_toml(recipe_));
   }
   record_["state"] = "running";
   run_.write_record(record_);
 }
 
 /// False where a signal ended the pass.
-bool Trainer::store_frozen_features() {
-  if (recipe_.data.cache_mb == 0) return true;
-  Model& model = *training_.model;
+bool Trainer::store_features() {
   std::vector<const data::Dataset*> datasets{&training_.data.train};
   if (training_.data.valid) datasets.push_back(&*training_.data.valid);
-  for (std::size_t t = 0; t < model.towers().size(); ++t) {
-    if (model.towers()[t]->trainable()) continue;
-    std::optional<FeatureStore> store = make_store(*model.towers()[t], datasets,
-                                                   {.limit_mb = recipe_.data.cache_mb,
-                                                    .on_error = recipe_.data.on_error,
-                                                    .workers = static_cast<int>(recipe_.data.workers),
-                                                    .backbone_fingerprint = training_.backbones[t],
-                                                    .stop = [] { return StopSignals::received() != 0; }});
-    if (StopSignals::received() != 0) return false;
-    if (store) model.set_store(t, std::move(*store));
-  }
-  return true;
+  StoreOptions options = store_options_of(recipe_.data);
+  options.all = &all_;
+  if (!all_.shared()) options.stop = [] { return StopSignals::received() != 0; };
+  const StoreReport report = store_frozen_features(*training_.model, datasets, options);
+  if (report.inputs > 0) record_["features"] = {{"inputs", report.inputs}, {"kept", report.kept}, {"seconds", report.seconds}};
+  return !report.stopped;
 }
 
 data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
@@ -217,8 +224,9 @@ data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
     const auto order = order_of(position.epoch);
     std::span<const std::int64_t> left = order->batch(position.batch);
     StepBatches batches;
+    const auto share = static_cast<std::size_t>((recipe_.train.batch + all_.size() - 1) / all_.size());
     while (!left.empty()) {
-      const std::size_t size = std::min(left.size(), static_cast<std::size_t>(recipe_.train.batch));
+      const std::size_t size = std::min(left.size(), share);
       batches.push_back(reader->read(training_.data.train, left.first(size)));
       left = left.subspan(size);
     }
@@ -233,17 +241,23 @@ StepResult Trainer::step(const StepBatches& batches) {
   const data::Dataset& dataset = training_.data.train;
   StepResult result;
   double weight = 0;
-  for (const Batch& batch : batches) weight += training_.task->weight(dataset, batch.examples);
-  if (!(weight > 0)) return result;  // every example was skipped, or weighs nothing
+  for (const Batch& batch : batches) {
+    weight += training_.task->weight(dataset, batch.examples);
+    result.skipped += static_cast<std::int64_t>(batch.skipped.size());
+  }
+  // What the other processes' examples weigh is known only behind the sum; until then any number of the right size does.
+  const double scale = all_.shared() ? static_cast<double>(recipe_.train.batch * recipe_.train.accumulate) : weight;
+  if (!(scale > 0)) return result;  // every example was skipped, or weighs nothing
 
   model.parameters().gradients().zero_();
   for (std::size_t i = 0; i < batches.size(); ++i) {
     const Batch& batch = batches[i];
     if (batch.examples.empty()) continue;
     const auto stream = static_cast<std::uint64_t>(state_.step * recipe_.train.accumulate) + i;
-    const nn::Context context{
-        .training = true, .generator = at::detail::createCPUGenerator(mix_seed(static_cast<std::uint64_t>(recipe_.train.seed), stream))};
-    const at::Tensor loss = training_.task->loss(model.forward(batch, context), dataset, batch.examples) / weight;
+    std::uint64_t seed = mix_seed(static_cast<std::uint64_t>(recipe_.train.seed), stream);
+    if (!all_.leads()) seed = mix_seed(seed, static_cast<std::uint64_t>(all_.rank()));
+    const nn::Context context{.training = true, .recompute = recipe_.train.checkpointing, .generator = generator_on(model.device(), seed)};
+    const at::Tensor loss = training_.task->loss(model.forward(batch, context), dataset, batch.examples) / scale;
     const auto value = loss.item<double>();
     if (!std::isfinite(value)) refuse_not_finite("loss", value, batches);
     loss.backward();
@@ -252,10 +266,34 @@ StepResult Trainer::step(const StepBatches& batches) {
     result.macs.forward += macs.forward;
     result.macs.backward += macs.backward;
   }
+  if (all_.shared() && !sum_over_processes(result, scale, weight)) return result;
   result.gradient_norm = clip_gradient(model.parameters().gradients(), recipe_.train.clip);
   if (!std::isfinite(result.gradient_norm)) refuse_not_finite("gradient", result.gradient_norm, batches);
   optimiser_->step(state_.step, recipe_.train.lr * schedule_(state_.step));
   return result;
+}
+
+/// Makes the gradient and the result those of all processes together. `scale` is what losses were divided by, `weight` what this process'
+/// examples weigh. False where the examples of all together weigh nothing.
+bool Trainer::sum_over_processes(StepResult& result, double scale, double weight) {
+  at::Tensor& gradients = training_.model->parameters().gradients();
+  const std::int64_t count = gradients.numel();
+  constexpr std::int64_t more = 4;
+  if (!exchange_.defined()) exchange_ = at::empty({count + more}, at::kFloat);
+  exchange_.narrow(0, 0, count).copy_(gradients);
+  float* const numbers = exchange_.data_ptr<float>() + count;
+  numbers[0] = static_cast<float>(result.loss);
+  numbers[1] = static_cast<float>(weight);
+  numbers[2] = static_cast<float>(result.skipped);
+  numbers[3] = StopSignals::received() != 0 ? 1.0F : 0.0F;
+  all_.sum({exchange_.data_ptr<float>(), static_cast<std::size_t>(count + more)});
+  result.skipped = static_cast<std::int64_t>(numbers[2]);
+  result.stop = numbers[3] > 0;
+  if (!(numbers[1] > 0)) return false;
+  const double factor = scale / numbers[1];
+  gradients.copy_(exchange_.narrow(0, 0, count)).mul_(factor);
+  result.loss = numbers[0] * factor;
+  return true;
 }
 
 void Trainer::refuse_not_finite(const std::string& what, double value, const StepBatches& batches) {
@@ -297,9 +335,8 @@ void Trainer::note_failure(const std::string& message) try {
   // The error that is on its way to the user matters more than this one (a full disk tells of itself twice).
 }
 
-void Trainer::note_skipped(const StepBatches& batches) {
+void Trainer::complain_of_skipped(const StepBatches& batches) {
   for (const Batch& batch : batches) {
-    state_.skipped += static_cast<std::int64_t>(batch.skipped.size());
     if (batch.skipped.empty() || complained_) continue;
     complained_ = true;
     log_warning("skipping examples that cannot be read; the first: " + batch.skipped.front());
@@ -316,12 +353,13 @@ bool Trainer::evaluation_is_due() const {
 /// False where a signal ended it early: it is then as if it had not begun.
 bool Trainer::evaluate_now() {
   const std::int64_t batch = recipe_.train.eval_batch > 0 ? recipe_.train.eval_batch : recipe_.train.batch;
-  const std::optional<Evaluation> evaluation = evaluate(*training_.model, *training_.task, *training_.data.valid,
-                                                        {.batch = batch,
-                                                         .workers = static_cast<int>(recipe_.data.workers),
-                                                         .on_error = recipe_.data.on_error,
-                                                         .label = "validating",
-                                                         .stop = [] { return StopSignals::received() != 0; }});
+  ForwardOptions options{.batch = batch,
+                         .workers = static_cast<int>(recipe_.data.workers),
+                         .on_error = recipe_.data.on_error,
+                         .label = "validating",
+                         .all = &all_};
+  if (!all_.shared()) options.stop = [] { return StopSignals::received() != 0; };
+  const std::optional<Evaluation> evaluation = evaluate(*training_.model, *training_.task, *training_.data.valid, options);
   if (!evaluation) return false;
   const report::Metric* metric = evaluation->find(training_.metric);
   if (metric == nullptr)
@@ -341,7 +379,7 @@ bool Trainer::evaluate_now() {
   for (const report::Metric& one : evaluation->metrics)
     if (one.name == training_.metric || one.name == "loss") line += "valid " + one.name + " " + report::fixed(one.value) + "  ";
   log_info(line + (better ? "(best so far)" : ""));
-  if (better) save_state(run_.best(), state_, identity_, training_.model->parameters(), {});
+  if (better) save(run_.best(), {});
   save_checkpoint();
   return true;
 }
@@ -351,8 +389,12 @@ bool Trainer::checkpoint_is_due() const {
   return Clock::now() - checkpointed_ > checkpoint_interval || (!training_.data.valid && state_.step % plan_.batches() == 0);
 }
 
+void Trainer::save(const std::filesystem::path& path, const std::vector<nn::NamedTensor>& optimiser) {
+  if (all_.leads()) save_state(path, state_, identity_, training_.model->parameters(), optimiser);
+}
+
 void Trainer::save_checkpoint() {
-  save_state(run_.last(), state_, identity_, training_.model->parameters(), optimiser_->state());
+  save(run_.last(), optimiser_->state());
   checkpointed_ = Clock::now();
 }
 
@@ -371,12 +413,13 @@ TrainOutcome Trainer::interrupted() {
   add_progress(record_, state_, training_, times_);
   run_.write_record(record_);
   TrainOutcome result = outcome(TrainOutcome::End::interrupted);
-  result.signal = StopSignals::received();
+  result.signal = StopSignals::received() != 0 ? StopSignals::received() : SIGTERM;  // another process' signal
   return result;
 }
 
 TrainOutcome Trainer::finish() {
   save_checkpoint();
+  if (!all_.leads()) return outcome(TrainOutcome::End::finished);
   add_progress(record_, state_, training_, times_);
   if (state_.best_step >= 0 && state_.best_step != state_.step) load_state(run_.best(), identity_, training_.model->parameters(), {});
   save_trained(run_, *training_.model, training_.backbones, expert_metadata(recipe_, training_, state_));
@@ -388,15 +431,21 @@ TrainOutcome Trainer::finish() {
 
 }  // namespace
 
-TrainOutcome train(Recipe& recipe, const TrainOptions& options) {
+TrainOutcome train(Recipe& recipe, const TrainOptions& options, Communicator& all) {
   set_threads(recipe.train.threads);
-  RunFolder run = options.resume ? RunFolder::resume(options.out) : RunFolder::create(options.out);
-  if (std::filesystem::exists(run.recipe())) {
-    run.refuse_another_recipe(to_toml(recipe));
-    if (std::filesystem::exists(run.record()) && run.read_record().value("state", "") == "finished")
-      return {.end = TrainOutcome::End::already_finished};
-  }
-  Trainer trainer(recipe, std::move(run));
+  // The leading process alone makes, locks and judges the folder; the others learn what came of it. Where it throws, all of them end.
+  const auto open = [&] {
+    if (!all.leads()) return RunFolder::follow(options.out);
+    RunFolder run = options.resume ? RunFolder::resume(options.out) : RunFolder::create(options.out);
+    if (std::filesystem::exists(run.recipe())) run.refuse_another_recipe(to_toml(recipe));
+    return run;
+  };
+  RunFolder run = open();
+  const auto finished = [&] { return std::filesystem::exists(run.record()) && run.read_record().value("state", "") == "finished"; };
+  float over = all.leads() && std::filesystem::exists(run.recipe()) && finished() ? 1.0F : 0.0F;
+  all.sum({&over, 1});
+  if (over > 0) return {.end = TrainOutcome::End::already_finished};
+  Trainer trainer(recipe, std::move(run), all);
   try {
     return trainer.run();
   } catch (const std::exception& error) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 
 #include "experts/expert.h"
 
@@ -53,9 +54,11 @@ backbones::ModelInputs make_inputs(const Case& one) {
 /// The kind's expert with every tensor moved away from its start, where many are zero.
 std::unique_ptr<Expert> make_expert(const std::string& kind, Backbone& backbone) {
   const auto recipe = expert_recipe(kind == "dora" ? "lora" : kind);
-  if (kind == "dora") recipe->read_config({{"use_dora", true}}, "test");
+  Json config = {{"lora_dropout", 0.3}, {"dropout", 0.3}};  // asked for in training alone
+  if (kind == "dora") config["use_dora"] = true;
   // A norm over the two values that an eighth of these tiny widths leaves would be all but a step.
-  if (kind == "ladder") recipe->read_config({{"reduction", 2}}, "test");
+  if (kind == "ladder") config["reduction"] = 2;
+  recipe->read_config(config, "test");
   auto expert = recipe->build(backbone, at::detail::createCPUGenerator(9));
   const at::NoGradGuard no_grad;
   at::Generator generator = at::detail::createCPUGenerator(10);
@@ -119,6 +122,37 @@ TEST_P(Kinds, GradientsMatchFiniteDifferences) {
   };
   const double above = moved(step), below = moved(-2 * step);
   EXPECT_NEAR((above - below) / (2 * step), analytic, 0.02 * std::max(1.0, std::abs(analytic)));
+}
+
+/// Gradients of one training pass by name, and what memory of it was left.
+std::map<std::string, at::Tensor> gradients_of(const Case& one, bool recompute, nn::ReadRows read) {
+  const auto backbone = make_backbone(one.family);
+  const auto expert = make_expert(one.kind, *backbone);
+  nn::Context context{.training = true,
+                      .read = expert->beside_backbone() ? nn::ReadRows::all : read,
+                      .recompute = recompute && !expert->beside_backbone(),  // as towers do
+                      .generator = at::detail::createCPUGenerator(3)};
+  const at::Tensor out = backbone->forward(make_inputs(one), context).last_hidden_state;
+  at::Generator generator = at::detail::createCPUGenerator(11);
+  // What comes behind the backbone goes on with the step's random numbers: they must stand where a plain pass leaves them.
+  const at::Tensor noise = at::empty(out.sizes()).normal_(0, 1, context.generator);
+  (out * noise * at::empty(out.sizes()).normal_(0, 1, generator)).sum().backward();
+  std::map<std::string, at::Tensor> gradients;
+  for (const nn::NamedTensor& named : expert->tensors())
+    if (named.tensor.grad().defined()) gradients[named.name] = named.tensor.grad();
+  return gradients;
+}
+
+TEST_P(Kinds, RecomputedBlocksGiveTheSameGradients) {
+  for (const nn::ReadRows read : {nn::ReadRows::all, nn::ReadRows::first}) {
+    const auto plain = gradients_of(GetParam(), false, read), recomputed = gradients_of(GetParam(), true, read);
+    ASSERT_FALSE(plain.empty());
+    ASSERT_EQ(plain.size(), recomputed.size());
+    for (const auto& [name, gradient] : plain) {
+      ASSERT_TRUE(recomputed.contains(name)) << name;
+      EXPECT_TRUE(at::allclose(recomputed.at(name), gradient, 1e-6, 1e-6)) << name;
+    }
+  }
 }
 
 TEST_P(Kinds, SurvivesARoundTrip) {

@@ -58,6 +58,44 @@ TEST(Attention, ACausalTextPaddedOnTheLeftStaysFinite) {
   EXPECT_TRUE(at::allclose(out.narrow(0, 2, 2), alone, 1e-5, 1e-6));
 }
 
+TEST(Attention, ThePortableFormComputesTheSame) {
+  const std::int64_t heads = 2;
+  at::Tensor mask = at::ones({3, 4}, at::kBool);
+  mask[0].narrow(0, 2, 2).fill_(false);
+  const KeyValueRows prefix{normal({2, heads, 4}), normal({2, heads, 4})};
+  const Layout even = Layout::uniform(3, 4), masked = Layout::uniform(3, 4, mask), ragged = Layout::packed({3, 1, 5}),
+               one = Layout::uniform(3, 1);
+  struct Case {
+    Layout queries, keys;
+    AttentionOptions options;
+  };
+  const std::vector<Case> cases = {{even, even, {}},
+                                   {even, even, {.causal = true}},
+                                   {masked, masked, {.prefix = &prefix}},
+                                   {masked, masked, {.prefix = &prefix, .causal = true}},
+                                   {ragged, ragged, {.prefix = &prefix}},
+                                   {ragged, ragged, {.causal = true}},
+                                   {one, ragged, {}},
+                                   {one, masked, {.causal = true}},
+                                   {even, even, {.bias = normal({heads, 4, 4}), .group_bias = normal({3, 4, 4})}}};
+  for (std::size_t number = 0; number < cases.size(); ++number) {
+    SCOPED_TRACE(number);
+    const auto& [queries, keys, options] = cases[number];
+    const at::Tensor q = normal({queries.rows(), 8}), k = normal({keys.rows(), 8}), v = normal({keys.rows(), 8}),
+                     d = normal({queries.rows(), 8});
+    std::vector<std::vector<at::Tensor>> found;
+    for (const bool portable : {false, true}) {
+      AttentionOptions own = options;
+      own.portable = portable;
+      const std::vector<at::Tensor> x = {q.clone().requires_grad_(true), k.clone().requires_grad_(true), v.clone().requires_grad_(true)};
+      const at::Tensor out = attention(x[0], x[1], x[2], heads, queries, keys, own);
+      found.push_back(torch::autograd::grad({out}, {x[0], x[1], x[2]}, {d}));
+      found.back().push_back(out);
+    }
+    for (std::size_t i = 0; i < 4; ++i) EXPECT_TRUE(at::allclose(found[0][i], found[1][i], 1e-4, 1e-5)) << i;
+  }
+}
+
 TEST(Attention, BiasesHaveTheRightGradients) {
   const std::int64_t batch = 6, length = 4, heads = 3, groups = 2;
   const Layout layout = Layout::uniform(batch, length);

@@ -1,0 +1,19 @@
+#include "model_options.h"
+
+namespace mmtune::cli {
+
+void ModelOptions::declare(Arguments& arguments) {
+  arguments.option(
+      "--weights", &weights,
+      {.help = "how the frozen weights lie in memory; the recipe's backbone.weights", .value = "TYPE", .choices = {"f32", "f16", "bf16"}});
+  arguments.option("--device", &device,
+                   {.help = "where the model computes: cpu, cuda or cuda:N; the recipe's train.device", .value = "DEVICE"});
+}
+
+std::vector<std::string> ModelOptions::applied_to(std::vector<std::string> assignments) const {
+  if (!weights.empty()) assignments.push_back("backbone.weights=" + weights);
+  if (!device.empty()) assignments.push_back("train.device=" + device);
+  return assignments;
+}
+
+}  // namespace mmtune::cli
