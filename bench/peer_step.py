@@ -42,10 +42,13 @@ class TwoTowers(torch.nn.Module):
 
 
 pictures = config.model_type in ("vit", "swin", "clip")
+sounds = config.model_type == "wav2vec2"
 if config.model_type == "clip":
     model = TwoTowers()
 else:
-    kind = transformers.AutoModelForImageClassification if pictures else transformers.AutoModelForSequenceClassification
+    kind = transformers.AutoModelForAudioClassification if sounds else transformers.AutoModelForSequenceClassification
+    if pictures:
+        kind = transformers.AutoModelForImageClassification
     model = kind.from_pretrained(options.model, config=config)
 targets = ["q_proj", "v_proj"] if any("q_proj" in name for name, _ in model.named_modules()) else ["query", "value"]
 model = peft.get_peft_model(model, peft.LoraConfig(r=options.rank, lora_alpha=16, lora_dropout=0.0, target_modules=targets, modules_to_save=["classifier"]))
@@ -55,6 +58,8 @@ inputs = {}
 if pictures:
     size = config.vision_config.image_size if config.model_type == "clip" else config.image_size
     inputs["pixel_values"] = torch.randn(options.batch, 3, size, size)
+if sounds:
+    inputs["input_values"] = torch.randn(options.batch, 4 * 16000)
 if options.tokens:
     inputs["input_ids"] = torch.randint(0, 8, (options.batch, options.tokens))
     if config.model_type == "clip":

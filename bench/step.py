@@ -19,7 +19,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--only", help="vit, bert, swin or clip")
+parser.add_argument("--only", help="vit, bert, swin, clip or wav2vec2")
 options = parser.parse_args()
 program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
 
@@ -43,6 +43,9 @@ elif family == "clip":
     words = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
     json.dump({word: number for number, word in enumerate(words)}, open(folder + "/vocab.json", "w"))
     open(folder + "/merges.txt", "w").write("#version: 0.2\\n")
+elif family == "wav2vec2":
+    model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config())
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
 else:
     model = transformers.BertModel(transformers.BertConfig())
     with open(folder + "/vocab.txt", "w") as file:
@@ -57,6 +60,7 @@ WORK = {
     "swin": ("LoRA r=8 (q, v), Swin-B, 224², batch 4", 4, 0, 'main_pooling="pooler"'),
     "clip": ("LoRA r=8 (q, v), CLIP ViT-B/32, both towers, 224² and 77 tokens, batch 16", 16, 77,
              'main_input="image"\ncondition="FOLDER"\ncondition_input="text"'),
+    "wav2vec2": ("LoRA r=8 (q, v), Wav2Vec2-base, 4 s at 16 kHz, batch 4", 4, 0, 'main_input="audio"'),
 }
 
 

@@ -132,6 +132,7 @@ Command cost_command() {
             arguments.option("--compare", &options->compare,
                              {.help = "price these kinds of expert, with the recipe's backbones", .value = "KINDS", .comma = true});
             arguments.option("--tokens", &options->cost.tokens, {.help = "length of a text (128)", .value = "N", .min = 1});
+            arguments.option("--seconds", &options->cost.seconds, {.help = "length of a sound (4)", .value = "S", .min = 0});
             arguments.option("--classes", &options->cost.outputs, {.help = "outputs of the head (2)", .value = "N", .min = 1});
             arguments.option("--measure", &options->cost.measure, {.help = "time N training steps", .value = "N", .min = 0});
             arguments.option("--batch", &options->cost.batch,

@@ -22,7 +22,7 @@ struct Options {
   std::string run;
   std::vector<std::string> assignments;
   ModelOptions model;
-  std::optional<std::string> text, text_pair, image, image_pair;
+  std::optional<std::string> text, text_pair, image, image_pair, audio;
   std::string data;
   std::int64_t top = 5;
   std::int64_t batch = 32;
@@ -64,6 +64,7 @@ data::Example example_of(const Options& options) {
   };
   example.image = media(options.image);
   example.image_pair = media(options.image_pair);
+  example.audio = media(options.audio);
   return example;
 }
 
@@ -116,11 +117,11 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
 }
 
 int run(const Options& options, const Session& session) {
-  const bool one = options.text || options.text_pair || options.image || options.image_pair;
+  const bool one = options.text || options.text_pair || options.image || options.image_pair || options.audio;
   if (one == !options.data.empty())
     throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict",
                       .where = "predict",
-                      .expected = "--text, --text-pair, --image or --image-pair, or --data MANIFEST"});
+                      .expected = "--text, --text-pair, --image, --image-pair or --audio, or --data MANIFEST"});
   const train::TrainedRun opened = train::open_run(options.run, options.model.applied_to(options.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   return one ? predict_one(options, opened) : predict_many(options, opened);
@@ -143,6 +144,7 @@ Command predict_command() {
             arguments.option("--text-pair", &options->text_pair, {.help = "its second half", .value = "TEXT"});
             arguments.option("--image", &options->image, {.help = "a picture: JPEG, PNG or WebP", .value = "FILE"});
             arguments.option("--image-pair", &options->image_pair, {.help = "a second picture", .value = "FILE"});
+            arguments.option("--audio", &options->audio, {.help = "a sound: WAV, FLAC or Ogg", .value = "FILE"});
             arguments.option("--data", &options->data, {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});
             arguments.option("--top", &options->top, {.help = "labels to list", .value = "K", .min = 1});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});

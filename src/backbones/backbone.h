@@ -21,7 +21,7 @@ namespace mmtune::backbones {
 enum class Modality { text, image, audio };
 std::string_view name_of(Modality modality);
 
-/// A batch for a backbone. Text comes as the rows of a layout (packed: real tokens only); pictures as [B, 3, H, W].
+/// A batch for a backbone. Text and sound come as the rows of a layout (packed: real tokens or samples only); pictures as [B, 3, H, W].
 struct ModelInputs {
   nn::Layout text_layout;
   at::Tensor input_ids;       ///< [N] int64
@@ -29,6 +29,8 @@ struct ModelInputs {
   at::Tensor position_ids;    ///< [N] int64; undefined: the architecture's own numbering of each sequence
   at::Tensor inputs_embeds;   ///< [N, D] instead of input_ids
   at::Tensor pixel_values;    ///< [B, C, H, W] float32
+  nn::Layout audio_layout;    ///< of samples
+  at::Tensor input_values;    ///< [N] float32, the samples
 };
 
 struct ModelOutputs {
@@ -50,7 +52,8 @@ struct BackboneInfo {
   bool has_class_token = true;  ///< row 0 of a sequence stands for the whole of it
   /// What `automatic` means for this architecture where it is not `first` for pictures and `mean` for everything else.
   Pooling usual_pooling = Pooling::automatic;
-  std::int64_t max_length = 0;  ///< text: positions; pictures: tokens of a picture
+  std::int64_t max_length = 0;    ///< text: positions; pictures: tokens of a picture; sound: no limit
+  std::int64_t least_length = 1;  ///< sound: samples of the shortest that gives a row
   /// The token whose first place stands for a text, where there is one; what follows it changes nothing.
   std::optional<std::int64_t> end_token;
   std::int64_t image_height = 0, image_width = 0, image_channels = 0;
@@ -68,15 +71,19 @@ class Backbone {
   const BackboneInfo& info() const { return info_; }
   virtual ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) = 0;
   nn::SiteTable& sites() { return sites_; }
-  /// Multiply-accumulates of the linear maps and attention products of one example with `tokens` rows (pictures: pass info().max_length).
-  /// `read_first`: only the class token of the last block is read.
+  /// Multiply-accumulates of the linear maps and attention products of one example with `tokens` rows (pictures: pass info().max_length;
+  /// sound: samples). `read_first`: only the class token of the last block is read.
   virtual std::int64_t macs(std::int64_t tokens, bool read_first) const = 0;
+  /// The part of macs() through which gradients flow back where all blocks learn; what lies below them is frozen and has none.
+  virtual std::int64_t block_macs(std::int64_t tokens, bool read_first) const { return macs(tokens, read_first); }
+  /// Rows of the token matrix that `tokens` give: the same number, unless an input's own front makes fewer of them (sound: of samples).
+  virtual std::int64_t rows_of(std::int64_t tokens) const { return tokens; }
   /// What loading the checkpoint found; empty for a fresh model.
   const nn::LoadReport& load_report() const { return report_; }
 
   /// HuggingFace's own names in, its own names out, padded batches with masks: input_ids, attention_mask, token_type_ids [B, T],
-  /// pixel_values … → last_hidden_state [B, T, D], pooler_output. Throws Error on an unknown, missing or misshapen input. Gradients flow to
-  /// inputs that require them.
+  /// pixel_values, input_values … → last_hidden_state [B, T, D], pooler_output. Throws Error on an unknown, missing or misshapen input.
+  /// Gradients flow to inputs that require them.
   virtual TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) = 0;
 
   /// Moves all its tensors; to be called before experts are attached.

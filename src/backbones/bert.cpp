@@ -5,13 +5,11 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <functional>
 
 #include "backbones/named_inputs.h"
+#include "backbones/post_norm_block.h"
 #include "backbones/registry.h"
 #include "core/error.h"
-#include "nn/recompute.h"
-#include "nn/self_attention.h"
 
 namespace mmtune::backbones {
 
@@ -60,69 +58,14 @@ Shape read_shape(const Config& config, Family family) {
   return shape;
 }
 
-class Block {
- public:
-  Block(const Shape& shape, const nn::Weights& w, std::int64_t layer)
-      : shape_(shape),
-        self_attention_(w / "attention" / "self", shape.width, shape.heads, layer),
-        attention_output_(w / "attention" / "output" / "dense", shape.width, shape.width, layer),
-        attention_norm_(w / "attention" / "output" / "LayerNorm", shape.width, shape.epsilon),
-        intermediate_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
-        output_(w / "output" / "dense", shape.inner, shape.width, layer),
-        norm_(w / "output" / "LayerNorm", shape.width, shape.epsilon) {
-    using Role = nn::SublayerSite::Role;
-    attention_site_ = {.name = (w / "attention" / "output").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
-    feed_forward_site_ = {.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
-    sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers};
-  }
-
-  void operator()(nn::Tokens& tokens, const nn::Context& context) const {
-    if (sequence_.hook) sequence_.hook->before_block(tokens, context);
-    const bool first_only = sequence_.last && context.read == nn::ReadRows::first;
-    const at::Tensor x = tokens.rows;
-    const nn::Layout key_layout = tokens.layout;
-    if (first_only) {
-      tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
-    }
-    tokens.rows = feed_forward(attend(tokens.rows, x, tokens.layout, key_layout, context), tokens.layout, context);
-    if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);
-  }
-
-  void list(nn::SiteTable& table) {
-    table.sequences.push_back(&sequence_);
-    self_attention_.list(table);
-    attention_output_.list(table);
-    attention_norm_.list(table);
-    intermediate_.list(table);
-    output_.list(table);
-    norm_.list(table);
-    table.sublayers.push_back(&attention_site_);
-    table.sublayers.push_back(&feed_forward_site_);
-  }
-
- private:
-  /// `x` [Nq, D]: the rows whose output is wanted; `all` [N, D]: the rows they attend to.
-  at::Tensor attend(const at::Tensor& x, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,
-                    const nn::Context& context) const {
-    at::Tensor out = self_attention_(x, all, query_layout, key_layout, context);
-    out = attention_site_(attention_output_(out, context), x, query_layout, context);
-    return attention_norm_(out + x);
-  }
-
-  at::Tensor feed_forward(const at::Tensor& x, const nn::Layout& layout, const nn::Context& context) const {
-    const at::Tensor inner = nn::activate(intermediate_(x, context), shape_.activation);
-    return norm_(feed_forward_site_(output_(inner, context), x, layout, context) + x);
-  }
-
-  Shape shape_;
-  nn::SelfAttention self_attention_;
-  nn::Linear attention_output_;
-  nn::LayerNorm attention_norm_;
-  nn::Linear intermediate_, output_;
-  nn::LayerNorm norm_;
-  nn::SublayerSite attention_site_, feed_forward_site_;
-  nn::SequenceSite sequence_;
-};
+constexpr PostNormNames block_names{.attention = "attention.self",
+                                    .attention_output = "attention.output.dense",
+                                    .attention_site = "attention.output",
+                                    .attention_norm = "attention.output.LayerNorm",
+                                    .up = "intermediate.dense",
+                                    .down = "output.dense",
+                                    .feed_forward_site = "output",
+                                    .norm = "output.LayerNorm"};
 
 class Bert final : public Backbone {
  public:
@@ -132,8 +75,11 @@ class Bert final : public Backbone {
         positions_((w / "embeddings").tensor("position_embeddings.weight", {shape_.positions, shape_.width})),
         types_((w / "embeddings").tensor("token_type_embeddings.weight", {shape_.types, shape_.width})),
         norm_(w / "embeddings" / "LayerNorm", shape_.width, shape_.epsilon) {
+    const PostNormShape block{
+        .width = shape_.width, .heads = shape_.heads, .inner = shape_.inner, .epsilon = shape_.epsilon, .activation = shape_.activation};
     for (std::int64_t layer = 0; layer < shape_.layers; ++layer)
-      blocks_.push_back(std::make_unique<Block>(shape_, w / "encoder" / "layer" / layer, layer));
+      blocks_.push_back(
+          std::make_unique<PostNormBlock>(block, block_names, w / "encoder" / "layer" / layer, layer, layer + 1 == shape_.layers));
     if (w.has("pooler.dense.weight"))
       pooler_ = std::make_unique<nn::Linear>(w / "pooler" / "dense", shape_.width, shape_.width, shape_.layers);
     report_ = w.finish();
@@ -154,7 +100,7 @@ class Bert final : public Backbone {
 
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
     nn::Tokens tokens{embed(inputs), inputs.text_layout};
-    for (const auto& block : blocks_) nn::run_block(tokens, context, std::cref(*block));
+    run_blocks(blocks_, tokens, context.read == nn::ReadRows::first, context);
     ModelOutputs outputs{.last_hidden_state = tokens.rows, .layout = tokens.layout};
     if (pooler_) outputs.pooler_output = at::tanh((*pooler_)(nn::first_rows(tokens.rows, tokens.layout), context));
     return outputs;
@@ -199,7 +145,7 @@ class Bert final : public Backbone {
   Shape shape_;
   at::Tensor words_, positions_, types_;
   nn::LayerNorm norm_;
-  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<PostNormBlock>> blocks_;
   std::unique_ptr<nn::Linear> pooler_;
 };
 

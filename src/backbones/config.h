@@ -15,7 +15,8 @@ class Config {
   Config(const Json& json, std::string where) : json_(&json), where_(std::move(where)) {}
   const std::string& where() const { return where_; }
 
-  std::int64_t integer(const std::string& key) const;  ///< required, at least 1
+  bool has(const std::string& key) const { return find(key) != nullptr; }  ///< and not null
+  std::int64_t integer(const std::string& key) const;                      ///< required, at least 1
   std::int64_t integer(const std::string& key, std::int64_t fallback) const;
   double number(const std::string& key, double fallback) const;
   bool flag(const std::string& key, bool fallback) const;

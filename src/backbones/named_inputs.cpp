@@ -119,4 +119,19 @@ at::Tensor picture_input(const TensorMap& inputs, std::int64_t channels, std::in
   return pixels;
 }
 
+ModelInputs sound_inputs(const TensorMap& inputs) {
+  refuse_unknown_inputs(inputs, {"input_values", "attention_mask"});
+  const at::Tensor values = optional_input(inputs, "input_values", 2);
+  if (!values.defined()) throw Error({.what = "input is missing", .where = "input_values"});
+  if (values.scalar_type() != at::kFloat)
+    throw Error(
+        {.what = "input has the wrong dtype", .where = "input_values", .expected = "float32", .got = at::toString(values.scalar_type())});
+  at::Tensor mask = integers(inputs, "attention_mask", values.sizes());
+  if (mask.defined()) mask = mask.ne(0);
+  ModelInputs result;
+  result.audio_layout = nn::Layout::uniform(values.size(0), values.size(1), mask);
+  result.input_values = values.reshape({-1});
+  return result;
+}
+
 }  // namespace mmtune::backbones

@@ -21,4 +21,8 @@ ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::i
 /// missing or another.
 at::Tensor picture_input(const TensorMap& inputs, std::int64_t channels, std::int64_t height, std::int64_t width);
 
+/// The tensors input_values, float32 [B, S], and attention_mask [B, S] → samples with a mask. Throws Error when the first is missing, and
+/// on contradicting shapes.
+ModelInputs sound_inputs(const TensorMap& inputs);
+
 }  // namespace mmtune::backbones

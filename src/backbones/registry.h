@@ -31,5 +31,6 @@ Architecture clip_image_tower();
 Architecture clip_text_tower();
 Architecture clip_vision_architecture();
 Architecture clip_text_architecture();
+Architecture wav2vec2_architecture();
 
 }  // namespace mmtune::backbones

@@ -128,9 +128,9 @@ std::pair<Dataset, Dataset> split_dataset(const Dataset& dataset, double fractio
   for (std::size_t i = 0; i < dataset.examples.size(); ++i) {
     const Example& example = dataset.examples[i];
     strata.push_back(example.labels.empty() ? -1 : example.labels.front());
-    // Examples without a picture are groups of their own.
+    // Examples without a picture or sound are groups of their own.
     std::string key = "\n" + std::to_string(i);
-    if (example.image) key = example.image->display() + "@" + std::to_string(example.image->offset);
+    if (const auto& media = example.image ? example.image : example.audio) key = media->display() + "@" + std::to_string(media->offset);
     pictures.push_back(key);
     shared = !distinct.insert(std::move(key)).second || shared;
   }

@@ -26,8 +26,8 @@ Split split_stratified(std::span<const std::int64_t> strata, double fraction, st
 /// held-out part does not exceed round(fraction × n); at least one group is held out and one stays. Throws UsageError as above.
 Split split_grouped(std::span<const std::string> groups, double fraction, std::uint64_t seed);
 
-/// {train, valid} of a data set: grouped by picture where several examples share one (else a picture would be in both parts), otherwise
-/// stratified by label (the first one for multi-label data). Classes are the whole set's in both.
+/// {train, valid} of a data set: grouped by picture, or sound where there is none, where several examples share one (else it would be in
+/// both parts), otherwise stratified by label (the first one for multi-label data). Classes are the whole set's in both.
 std::pair<Dataset, Dataset> split_dataset(const Dataset& dataset, double fraction, std::uint64_t seed);
 
 }  // namespace mmtune::data

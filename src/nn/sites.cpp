@@ -51,7 +51,8 @@ std::optional<std::string> spelling(std::string_view name, std::string_view patt
   const std::string other = renamed(pattern);
   if (matches_plain(name, other)) return other;
   // The second map of the feed-forward, where it has no name in common with the attention's output.
-  if (pattern == "output.dense" && matches_plain(name, "fc2")) return "fc2";
+  for (const char* own : {"fc2", "output_dense"})
+    if (pattern == "output.dense" && matches_plain(name, own)) return own;
   return std::nullopt;
 }
 

@@ -135,7 +135,7 @@ struct SiteTable {
 
 /// Whether `name` is chosen by `pattern`: equal, ends with "." + pattern (PEFT's rule for target_modules), or matches it as a glob with
 /// '*'. What checkpoints call a map depends on their architecture: query, key, value and q_proj, k_proj, v_proj stand for each other, and
-/// output.dense for fc2.
+/// output.dense for fc2 and output_dense.
 bool matches(std::string_view name, std::string_view pattern);
 /// The pattern as it is spelt in the architecture that `name` comes from, or nothing where it does not choose the name.
 std::optional<std::string> spelling(std::string_view name, std::string_view pattern);

@@ -17,9 +17,25 @@ namespace {
 
 using backbones::Modality;
 
+/// A sound tower's sample rate; that of speech models where the folder has no feature extractor.
+std::int64_t rate_of(const Tower& tower) {
+  constexpr std::int64_t usual = 16'000;
+  const std::filesystem::path folder = tower.checkpoint().folder();
+  return audio::FeatureExtractor::is_in(folder) ? audio::FeatureExtractor::open(folder)->rate() : usual;
+}
+
+/// How long an input is, in the units of Backbone::macs.
 std::int64_t tokens_of(const Tower& tower, const CostOptions& options) {
   const backbones::BackboneInfo& info = tower.backbone().info();
-  if (info.modality != Modality::text) return info.max_length;
+  if (info.modality == Modality::image) return info.max_length;
+  if (info.modality == Modality::audio) {
+    const auto samples = static_cast<std::int64_t>(options.seconds * static_cast<double>(rate_of(tower)));
+    if (samples >= info.least_length) return samples;
+    throw UsageError({.what = "--seconds is too short for the model",
+                      .where = tower.checkpoint().folder().string(),
+                      .expected = "at least " + std::to_string(info.least_length) + " samples",
+                      .got = std::to_string(samples)});
+  }
   if (options.tokens > info.max_length)
     throw UsageError({.what = "--tokens is more than the backbone has positions for",
                       .where = tower.checkpoint().folder().string(),
@@ -41,6 +57,9 @@ TowerBatch random_inputs(const Tower& tower, const CostOptions& options, at::Gen
     // Any ids do; every vocabulary has the first few.
     batch.inputs.input_ids = at::empty({options.batch * tokens}, at::kLong).random_(0, 8, generator);
     if (info.end_token) batch.inputs.input_ids.view({options.batch, tokens}).select(1, tokens - 1).fill_(*info.end_token);
+  } else if (info.modality == Modality::audio) {
+    batch.inputs.audio_layout = nn::Layout::uniform(options.batch, tokens);
+    batch.inputs.input_values = at::empty({options.batch * tokens}).normal_(0.0, 1.0, generator);
   } else {
     batch.inputs.pixel_values =
         at::empty({options.batch, info.image_channels, info.image_height, info.image_width}).normal_(0.0, 1.0, generator);
@@ -70,7 +89,7 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   context.recompute = recipe.train.checkpointing;
   std::int64_t rows = 0, width = 0;
   for (std::size_t t = 0; t < model.towers().size(); ++t) {
-    const std::int64_t here = part.batch * batch.towers[t].tokens.front();
+    const std::int64_t here = part.batch * model.towers()[t]->backbone().rows_of(batch.towers[t].tokens.front());
     if (here < rows) continue;
     rows = here;
     width = model.towers()[t]->backbone().info().width;
@@ -123,7 +142,7 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
     cost.forward_macs += macs.forward;
     for (const auto& expert : tower->experts()) {
       cost.expert_parameters += expert->parameter_count();
-      const auto extra = static_cast<double>(expert->extra_macs(tokens));
+      const auto extra = static_cast<double>(expert->extra_macs(tower->backbone().rows_of(tokens)));
       cost.expert_macs += extra;
       cost.forward_macs -= extra;
     }

@@ -13,6 +13,7 @@ namespace mmtune::train {
 
 struct CostOptions {
   std::int64_t tokens = 128;  ///< length of a text; pictures have their own
+  double seconds = 4.0;       ///< length of a sound
   std::int64_t batch = 32;    ///< of the measured step
   std::int64_t outputs = 2;   ///< width of the head's output
   std::int64_t measure = 0;   ///< steps to time; 0: nothing is run

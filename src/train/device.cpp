@@ -74,7 +74,9 @@ backbones::ModelInputs moved_to(const backbones::ModelInputs& inputs, at::Device
   if (device.is_cpu()) return inputs;
   backbones::ModelInputs moved = inputs;
   moved.text_layout = inputs.text_layout.on(device);
-  for (at::Tensor* const tensor : {&moved.input_ids, &moved.token_type_ids, &moved.position_ids, &moved.inputs_embeds, &moved.pixel_values})
+  moved.audio_layout = inputs.audio_layout.on(device);
+  for (at::Tensor* const tensor :
+       {&moved.input_ids, &moved.token_type_ids, &moved.position_ids, &moved.inputs_embeds, &moved.pixel_values, &moved.input_values})
     if (tensor->defined()) *tensor = tensor->to(device, tensor->is_pinned());
   return moved;
 }

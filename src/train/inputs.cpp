@@ -67,7 +67,52 @@ void collate_pictures(std::span<const InputReader::Item> items, const backbones:
   batch.tokens.assign(items.size(), info.max_length);
 }
 
+/// Packed: every sound as it would be alone, behind each other. Padded: as transformers pads them, with its mask where it gives one.
+void collate_sounds(std::span<const InputReader::Item> items, const audio::FeatureExtractor& extractor, Packing packing,
+                    TowerBatch& batch) {
+  std::vector<audio::FeatureExtractor::Waveform> waveforms;
+  for (const InputReader::Item& item : items) waveforms.emplace_back(item.samples);
+  backbones::ModelInputs& inputs = batch.inputs;
+  if (packing == Packing::packed) {
+    std::vector<std::int64_t> lengths;
+    for (const auto& waveform : waveforms) lengths.push_back(static_cast<std::int64_t>(waveform.size()));
+    inputs.audio_layout = nn::Layout::packed(lengths);
+    inputs.input_values = at::empty({inputs.audio_layout.rows()}, at::kFloat);
+    auto* out = inputs.input_values.data_ptr<float>();
+    for (const auto& waveform : waveforms) {
+      const audio::Features features = extractor(std::span(&waveform, 1));
+      out = std::copy(features.values.begin(), features.values.end(), out);
+    }
+    batch.tokens = std::move(lengths);
+    return;
+  }
+  const audio::Features features = extractor(waveforms);
+  const std::int64_t count = features.shape[0], width = features.shape[1];
+  inputs.input_values = at::empty({count * width}, at::kFloat);
+  std::copy(features.values.begin(), features.values.end(), inputs.input_values.data_ptr<float>());
+  at::Tensor mask;
+  if (!features.mask.empty()) mask = to_tensor(features.mask).view({count, width}).ne(0);
+  inputs.audio_layout = nn::Layout::uniform(count, width, mask);
+  batch.tokens.assign(items.size(), width);
+}
+
 }  // namespace
+
+std::optional<Modality> modality_of(InputField field) {
+  switch (field) {
+    case InputField::text:
+    case InputField::text_pair:
+      return Modality::text;
+    case InputField::image:
+    case InputField::image_pair:
+      return Modality::image;
+    case InputField::audio:
+      return Modality::audio;
+    case InputField::automatic:
+      break;
+  }
+  return std::nullopt;
+}
 
 void refuse_lacking(const data::Example& example, const std::string& tower) {
   throw Error({.what = "lacks what the tower \"" + tower + "\" reads, and nothing is learned that stands in for it",
@@ -75,52 +120,62 @@ void refuse_lacking(const data::Example& example, const std::string& tower) {
                .hint = "train with head.absent = \"learned\", or map the file's fields with data.columns"});
 }
 
-InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, InputField field,
-                         std::optional<std::int64_t> max_length, Packing packing)
-    : info_(info), field_(field), packing_(packing) {
-  const std::string folder = checkpoint.folder().string();
-  if (field_ == InputField::automatic && info.modality == Modality::image) field_ = InputField::image;
-  const bool pictures = field_ == InputField::image || field_ == InputField::image_pair;
-  if (pictures != (info.modality == Modality::image))
+InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, const ReaderOptions& options)
+    : info_(info), options_(options) {
+  const Modality asked = modality_of(options_.field).value_or(info.modality);
+  if (asked != info.modality)
     throw UsageError({.what = "the input field does not fit the backbone",
-                      .where = folder,
+                      .where = checkpoint.folder().string(),
                       .expected = std::string(backbones::name_of(info.modality)),
-                      .got = pictures ? "image" : "text"});
-  if (pictures) {
+                      .got = std::string(backbones::name_of(asked))});
+  if (options_.field == InputField::automatic && info.modality == Modality::image) options_.field = InputField::image;
+  if (info.modality == Modality::image) {
     processor_ = vision::ImageProcessor::open(checkpoint.folder());
-    return;
+  } else if (info.modality == Modality::audio) {
+    options_.field = InputField::audio;
+    extractor_ = audio::FeatureExtractor::open(checkpoint.folder());
+    if (!extractor_->gives_waveforms())
+      throw Error({.what = "the feature extractor does not fit the backbone, which takes samples",
+                   .where = checkpoint.folder().string(),
+                   .expected = "Wav2Vec2FeatureExtractor",
+                   .got = extractor_->describe()});
+  } else {
+    open_tokenizer(checkpoint.folder());
   }
-  tokenizer_ = text::Tokenizer::open(checkpoint.folder());
-  max_length_ = info.max_length;
+}
+
+void InputReader::open_tokenizer(const std::filesystem::path& folder) {
+  tokenizer_ = text::Tokenizer::open(folder);
+  max_length_ = info_.max_length;
   if (const auto limit = tokenizer_->model_max_length()) max_length_ = std::min(max_length_, *limit);
-  if (max_length) {
-    if (*max_length > info.max_length)
+  if (options_.max_length) {
+    if (*options_.max_length > info_.max_length)
       throw UsageError({.what = "longer than the backbone has positions for",
                         .where = "backbone.max_length",
-                        .expected = "at most " + std::to_string(info.max_length) + " (" + folder + ")",
-                        .got = std::to_string(*max_length)});
-    max_length_ = *max_length;
+                        .expected = "at most " + std::to_string(info_.max_length) + " (" + folder.string() + ")",
+                        .got = std::to_string(*options_.max_length)});
+    max_length_ = *options_.max_length;
   }
 }
 
 const data::MediaRef* InputReader::media(const data::Example& example) const {
-  if (!processor_) return nullptr;
-  const auto& ref = field_ == InputField::image_pair ? example.image_pair : example.image;
+  if (tokenizer_) return nullptr;
+  const auto& ref = extractor_ ? example.audio : options_.field == InputField::image_pair ? example.image_pair : example.image;
   return ref ? &*ref : nullptr;
 }
 
 bool InputReader::has(const data::Example& example) const {
-  if (processor_) return media(example) != nullptr;
-  return field_ == InputField::text_pair ? example.text_pair.has_value() : example.text.has_value();
+  if (!tokenizer_) return media(example) != nullptr;
+  return options_.field == InputField::text_pair ? example.text_pair.has_value() : example.text.has_value();
 }
 
 std::string InputReader::key(const data::Example& example) const {
-  if (processor_) {
+  if (!tokenizer_) {
     const data::MediaRef& ref = *media(example);
     return ref.file.string() + '\0' + ref.member + '\0' + std::to_string(ref.offset) + '\0' + std::to_string(ref.size);
   }
-  if (field_ == InputField::text_pair) return *example.text_pair;
-  if (field_ == InputField::automatic && example.text_pair) return *example.text + '\0' + *example.text_pair;
+  if (options_.field == InputField::text_pair) return *example.text_pair;
+  if (options_.field == InputField::automatic && example.text_pair) return *example.text + '\0' + *example.text_pair;
   return *example.text;
 }
 
@@ -137,6 +192,7 @@ void InputReader::add_content(const data::Example& example, Fingerprint& fingerp
 }
 
 InputReader::Item InputReader::read(const data::Example& example) const try {
+  if (extractor_) return read_sound(*media(example));
   Item item;
   if (processor_) {
     const data::MediaRef& ref = *media(example);
@@ -152,9 +208,9 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
   }
   const text::EncodeOptions options{.max_length = max_length_, .with_offsets = false};
   text::Encoding encoding;
-  if (field_ == InputField::text_pair) {
+  if (options_.field == InputField::text_pair) {
     encoding = tokenizer_->encode(*example.text_pair, options);
-  } else if (field_ == InputField::automatic && example.text_pair) {
+  } else if (options_.field == InputField::automatic && example.text_pair) {
     encoding = tokenizer_->encode_pair(*example.text, *example.text_pair, options);
   } else {
     encoding = tokenizer_->encode(*example.text, options);
@@ -167,13 +223,30 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
   throw Error({.what = error.what(), .where = "example " + printable(example.id)});
 }
 
+InputReader::Item InputReader::read_sound(const data::MediaRef& media) const {
+  const std::string bytes = data::read_media(media), where = media.display();
+  audio::Sound sound = audio::at_rate(audio::decode_sound(bytes_of(bytes), where), extractor_->rate(), options_.other_rates, where);
+  if (options_.max_seconds) {
+    const double most = std::max(1.0, *options_.max_seconds * static_cast<double>(sound.rate));
+    if (static_cast<double>(sound.samples.size()) > most) sound.samples.resize(static_cast<std::size_t>(most));
+  }
+  if (static_cast<std::int64_t>(sound.samples.size()) < info_.least_length)
+    throw Error({.what = "the sound is too short for the model",
+                 .where = where,
+                 .expected = "at least " + std::to_string(info_.least_length) + " samples at " + std::to_string(sound.rate) + " Hz",
+                 .got = std::to_string(sound.samples.size())});
+  return {.samples = std::move(sound.samples)};
+}
+
 TowerBatch InputReader::collate(std::span<const Item> items) const {
   TowerBatch batch;
   batch.rows = static_cast<std::int64_t>(items.size());
   if (items.empty()) return batch;
   if (processor_) {
     collate_pictures(items, info_, pinned_, batch);
-  } else if (packing_ == Packing::packed) {
+  } else if (extractor_) {
+    collate_sounds(items, *extractor_, options_.packing, batch);
+  } else if (options_.packing == Packing::packed) {
     collate_packed(items, batch);
   } else {
     collate_padded(items, *tokenizer_, batch);
@@ -183,8 +256,11 @@ TowerBatch InputReader::collate(std::span<const Item> items) const {
 
 std::string InputReader::describe() const {
   if (processor_) return processor_->describe();
-  return "text of at most " + std::to_string(max_length_) + " tokens, field " + std::to_string(static_cast<int>(field_)) +
-         (packing_ == Packing::packed ? ", packed" : ", padded");
+  if (extractor_)
+    return extractor_->describe() + (options_.max_seconds ? ", at most " + std::to_string(*options_.max_seconds) + " s" : "") +
+           (options_.packing == Packing::packed ? ", packed" : ", padded");
+  return "text of at most " + std::to_string(max_length_) + " tokens, field " + std::to_string(static_cast<int>(options_.field)) +
+         (options_.packing == Packing::packed ? ", packed" : ", padded");
 }
 
 Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64_t> indices) const {

@@ -1,15 +1,17 @@
 #pragma once
-// From examples to what towers eat: loader threads tokenise and decode here, each distinct text or picture of a batch once.
+// From examples to what towers eat: loader threads tokenise and decode here, each distinct text, picture or sound of a batch once.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "audio/feature_extractor.h"
 #include "backbones/backbone.h"
 #include "core/hash.h"
 #include "data/dataset.h"
@@ -41,19 +43,32 @@ struct Batch {
   std::vector<std::string> skipped;  ///< one message for every example that could not be read (data.on_error = "skip")
 };
 
-/// Reads one field of examples for one tower: a tokenizer or an image processor, and the limits that hold. Safe to use from any thread.
+/// What a field holds; nothing where the backbone decides.
+std::optional<backbones::Modality> modality_of(InputField field);
+
+/// Which field a tower reads, and the recipe's limits on it.
+struct ReaderOptions {
+  InputField field = InputField::automatic;
+  std::optional<std::int64_t> max_length;
+  std::optional<double> max_seconds;
+  audio::OtherRates other_rates = audio::OtherRates::resample;
+  Packing packing = Packing::packed;
+};
+
+/// Reads one field of examples for one tower: a tokenizer, an image processor or a feature extractor, and the limits that hold. Safe to use
+/// from any thread.
 class InputReader {
  public:
   /// One input as the loader keeps it until the batch is put together.
   struct Item {
     std::vector<std::int64_t> ids, type_ids;
     vision::PixelValues pixels;
+    std::vector<float> samples;
   };
 
   /// Throws Error: no tokenizer or processor in the folder, a field of another modality than the backbone's, a max_length over what the
   /// backbone has positions for.
-  InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, InputField field,
-              std::optional<std::int64_t> max_length, Packing packing);
+  InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, const ReaderOptions& options);
 
   bool has(const data::Example& example) const;
   /// Equal for equal inputs.
@@ -69,17 +84,20 @@ class InputReader {
   backbones::Modality modality() const { return info_.modality; }
   /// Whatever decides the tensors, in one line: for cache keys.
   std::string describe() const;
-  /// The picture that it reads of an example; null for texts and where there is none.
+  /// The picture or sound that it reads of an example; null for texts and where there is none.
   const data::MediaRef* media(const data::Example& example) const;
 
  private:
+  void open_tokenizer(const std::filesystem::path& folder);
+  Item read_sound(const data::MediaRef& media) const;
+
   backbones::BackboneInfo info_;
-  InputField field_;
-  Packing packing_;
+  ReaderOptions options_;
   std::int64_t max_length_ = 0;
   bool pinned_ = false;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<vision::ImageProcessor> processor_;
+  std::unique_ptr<audio::FeatureExtractor> extractor_;
 };
 
 /// Throws the Error for an example that lacks an input that the tower needs.

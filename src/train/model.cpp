@@ -27,21 +27,6 @@ Modality modality_of(const std::vector<std::unique_ptr<Tower>>& towers, std::siz
   return towers[tower]->modality();
 }
 
-/// What a field holds; nothing where the backbone decides.
-std::optional<Modality> modality_of(InputField field) {
-  switch (field) {
-    case InputField::text:
-    case InputField::text_pair:
-      return Modality::text;
-    case InputField::image:
-    case InputField::image_pair:
-      return Modality::image;
-    case InputField::automatic:
-      break;
-  }
-  return std::nullopt;
-}
-
 std::string_view name_of(ExpertTower tower) {
   return tower == ExpertTower::main ? "main" : "condition";
 }
@@ -62,13 +47,19 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
 
   // Two towers of one modality share a pair: the first reads its first half, the second the other.
   InputField main = section.main_input, condition = section.condition_input;
-  if (towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1)) {
+  if (towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1) && modality_of(towers_, 0) != Modality::audio) {
     const bool pictures = modality_of(towers_, 0) == Modality::image;
     if (main == InputField::automatic) main = pictures ? InputField::image : InputField::text;
     if (condition == InputField::automatic) condition = pictures ? InputField::image_pair : InputField::text_pair;
   }
-  towers_.front()->open_reader(main, section.max_length, recipe.train.packing);
-  if (towers_.size() == 2) towers_.back()->open_reader(condition, section.max_length, recipe.train.packing);
+  ReaderOptions options{.field = main,
+                        .max_length = section.max_length,
+                        .max_seconds = section.max_seconds,
+                        .other_rates = recipe.data.other_rates,
+                        .packing = recipe.train.packing};
+  towers_.front()->open_reader(options);
+  options.field = condition;
+  if (towers_.size() == 2) towers_.back()->open_reader(options);
 }
 
 void Model::build_experts(const Recipe& recipe) {

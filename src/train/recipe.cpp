@@ -12,7 +12,7 @@ using backbones::Pooling;
 
 const std::vector<Choice<Pooling>>& poolings() {
   static const std::vector<Choice<Pooling>> choices = {
-      {"automatic", Pooling::automatic, "first for pictures, mean for text; CLIP: pooler, Swin: mean"},
+      {"automatic", Pooling::automatic, "first for pictures, mean for text and sound; CLIP: pooler, Swin: mean"},
       {"first", Pooling::first, "the class token"},
       {"mean", Pooling::mean, "the mean over the real tokens"},
       {"pooler", Pooling::pooler, "the checkpoint's own pooler"},
@@ -25,7 +25,8 @@ const std::vector<Choice<InputField>>& inputs() {
                                                           {"text", InputField::text, "text alone"},
                                                           {"text_pair", InputField::text_pair, "text_pair alone"},
                                                           {"image", InputField::image, "image"},
-                                                          {"image_pair", InputField::image_pair, "image_pair"}};
+                                                          {"image_pair", InputField::image_pair, "image_pair"},
+                                                          {"audio", InputField::audio, "audio"}};
   return choices;
 }
 
@@ -48,6 +49,7 @@ void declare(OptionVisitor& v, BackboneSection& s) {
           {.help = "longest text in tokens, special tokens included; longer ones are cut",
            .min = 3,
            .unset = "what the tokenizer and the backbone allow"});
+  v.field("max_seconds", s.max_seconds, {.help = "longest sound; longer ones are cut", .above = 0, .unset = "no limit"});
   v.choice("weights", s.weights,
            {{"f32", nn::Storage::f32},
             {"f16", nn::Storage::f16, "half the memory; refused where a weight is over 65504"},
@@ -125,7 +127,11 @@ void declare(OptionVisitor& v, DataSection& s) {
   v.field("limit", s.limit, {.help = "first n examples of every split; 0: all", .min = 0});
   v.choice("on_error", s.on_error,
            {{"stop", OnError::stop, "a bad example ends the run"}, {"skip", OnError::skip, "bad examples are left out and counted"}},
-           {.help = "what an unreadable picture or a bad row does"});
+           {.help = "what an unreadable picture or sound, or a bad row, does"});
+  v.choice(
+      "other_rates", s.other_rates,
+      {{"resample", audio::OtherRates::resample, "by a windowed sinc"}, {"refuse", audio::OtherRates::refuse, "such a sound is an error"}},
+      {.help = "what becomes of a sound of another sample rate than the model's"});
   v.field("workers", s.workers, {.help = "threads that decode and tokenise ahead; 0: none", .min = 0, .max = 256});
   v.field(
       "cache_mb", s.cache_mb,

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "audio/feature_extractor.h"
 #include "backbones/backbone.h"
 #include "core/options.h"
 #include "data/dataset.h"
@@ -18,9 +19,9 @@
 
 namespace mmtune::train {
 
-/// Which field of an example a tower reads. `automatic`: text (with text_pair where there is one) or image; where both towers have the
-/// same modality, the second reads text_pair or image_pair.
-enum class InputField { automatic, text, text_pair, image, image_pair };
+/// Which field of an example a tower reads. `automatic`: text (with text_pair where there is one), image or audio; where both towers have
+/// the same modality, the second reads text_pair or image_pair.
+enum class InputField { automatic, text, text_pair, image, image_pair, audio };
 
 struct BackboneSection {
   std::string main;
@@ -30,6 +31,7 @@ struct BackboneSection {
   InputField main_input = InputField::automatic;
   InputField condition_input = InputField::automatic;
   std::optional<std::int64_t> max_length;
+  std::optional<double> max_seconds;
   nn::Storage weights = nn::Storage::f32;
 };
 void declare(OptionVisitor& visitor, BackboneSection& section);
@@ -87,6 +89,7 @@ struct DataSection {
   std::int64_t shot_seed = 0;
   std::int64_t limit = 0;
   OnError on_error = OnError::stop;
+  audio::OtherRates other_rates = audio::OtherRates::resample;
   std::int64_t workers = 1;
   std::int64_t cache_mb = 1024;
   bool feature_cache = true;

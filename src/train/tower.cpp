@@ -58,8 +58,8 @@ void Tower::move_to(at::Device device) {
   backbone_->move_to(device);
 }
 
-void Tower::open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing) {
-  reader_ = std::make_unique<InputReader>(checkpoint_, backbone_->info(), field, max_length, packing);
+void Tower::open_reader(const ReaderOptions& options) {
+  reader_ = std::make_unique<InputReader>(checkpoint_, backbone_->info(), options);
   reader_->pin_batches(!device_.is_cpu());
 }
 
@@ -119,10 +119,10 @@ std::string Tower::describe() const {
 PassMacs Tower::macs(std::int64_t tokens) const {
   const auto forward = static_cast<double>(backbone_->macs(tokens, reads_first()));
   PassMacs total{.forward = forward};
-  total.backward = forward * backward_share_;
+  total.backward = static_cast<double>(backbone_->block_macs(tokens, reads_first())) * backward_share_;
   for (const auto& expert : experts_) {
     if (expert->kind() == "full") total.backward += forward;  // gradients of the weights, beside those of their inputs
-    const auto extra = static_cast<double>(expert->extra_macs(tokens));
+    const auto extra = static_cast<double>(expert->extra_macs(backbone_->rows_of(tokens)));
     total.forward += extra;
     total.backward += 2 * extra;
   }

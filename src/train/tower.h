@@ -33,8 +33,8 @@ class Tower {
         nn::Storage storage = nn::Storage::f32);
   /// Computes on `device` from now on; before experts and readers.
   void move_to(at::Device device);
-  /// Opens what reads its inputs: the folder's tokenizer or image processor. Needed before reader().
-  void open_reader(InputField field, std::optional<std::int64_t> max_length, Packing packing);
+  /// Opens what reads its inputs: the folder's tokenizer, image processor or feature extractor. Needed before reader().
+  void open_reader(const ReaderOptions& options);
 
   const std::string& name() const { return name_; }
   const io::Checkpoint& checkpoint() const { return checkpoint_; }

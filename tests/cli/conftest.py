@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sounds import make_wav2vec2
 from tiny import *  # noqa: F403
 
 
@@ -13,6 +14,14 @@ def program():
     """Path of the program, for tests that start it in their own way."""
     root = Path(__file__).resolve().parents[2]
     return Path(os.environ.get("MMTUNE_BUILD", root / "build")).resolve() / "mmtune"
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2(tmp_path_factory):
+    """Folder of a tiny Wav2Vec2 with its feature extractor: 16 kHz, layer norm, an attention mask."""
+    folder = tmp_path_factory.mktemp("models") / "wav2vec2"
+    make_wav2vec2(folder, feat_extract_norm="layer", do_stable_layer_norm=True)
+    return folder
 
 
 @pytest.fixture

@@ -143,12 +143,12 @@ def shipped_recipes():
 
 
 @pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
-def test_shipped_recipes_run_on_their_data(path, bert, vit, shared, tmp_path):
+def test_shipped_recipes_run_on_their_data(path, bert, vit, tiny_wav2vec2, shared, tmp_path):
     recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     here = [f"data.{key}={str(value).replace('../shared', str(shared), 1)}" for key, value in recipe["data"].items()
             if isinstance(value, str) and value.startswith("../shared")]
     assert here
-    model = vit if "vit" in recipe["backbone"]["main"] else bert
+    model = tiny_wav2vec2 if "wav2vec2" in recipe["backbone"]["main"] else vit if "vit" in recipe["backbone"]["main"] else bert
     mmtune("train", path, f"backbone.main={model}", "data.limit=64", "train.steps=2", "train.batch=8", "train.threads=1",
            "eval.bootstrap=0", *here, "--out", tmp_path / "run", check=0)
     assert read_lines(tmp_path / "run" / "metrics.jsonl")
