@@ -15,5 +15,8 @@ Command cost_command();
 Command reference_command();
 Command pretrain_command();
 Command pull_command();
+Command export_command();
+Command import_command();
+Command merge_command();
 
 }  // namespace mmtune::cli

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -10,11 +11,13 @@
 #include "backbones/backbone.h"
 #include "commands.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "experts/expert.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
 #include "nn/weights.h"
 #include "tensor_file.h"
+#include "train/session.h"
 
 namespace mmtune::cli {
 
@@ -74,22 +77,36 @@ std::optional<backbones::Modality> tower_for(const TensorMap& inputs) {
   return pictures ? backbones::Modality::image : backbones::Modality::text;
 }
 
-int run(const Options& options) {
-  const io::Checkpoint checkpoint = io::Checkpoint::open(io::resolve_model(options.model));
-  auto [inputs, gradients] = read_inputs(options.inputs);
-  const std::unique_ptr<backbones::Backbone> backbone = backbones::open_backbone(checkpoint, tower_for(inputs));
-  std::unique_ptr<experts::Expert> expert;
-  if (!options.expert.empty()) {
-    const std::string fingerprint = options.any_backbone ? "" : io::backbone_fingerprint(checkpoint);
-    expert = experts::load_expert(options.expert, *backbone, fingerprint, options.any_backbone);
-  }
-  if (!gradients.empty())
-    for (auto& [name, tensor] : inputs)
-      if (tensor.is_floating_point()) tensor.requires_grad_(true);
-  const at::AutoGradMode mode(!gradients.empty());
-  TensorMap outputs = backbone->forward_named(inputs, nn::Context{});
-  if (!gradients.empty()) add_gradients(inputs, gradients, outputs);
+/// The feature that a tower's head reads, from padded outputs by HuggingFace's names: [B, D].
+at::Tensor pooled(const TensorMap& outputs, const TensorMap& inputs, backbones::Pooling pooling) {
+  using backbones::Pooling;
+  const at::Tensor& rows = outputs.at("last_hidden_state");
+  if (pooling == Pooling::pooler) return outputs.at("pooler_output");
+  if (pooling == Pooling::first) return rows.select(1, 0);
+  if (pooling == Pooling::patches) return rows.narrow(1, 1, rows.size(1) - 1).mean(1);
+  if (pooling == Pooling::all) return rows.flatten(1);
+  const auto mask = inputs.find("attention_mask");
+  if (mask == inputs.end()) return rows.mean(1);
+  const at::Tensor weights = mask->second.to(at::kFloat).unsqueeze(2);
+  return (rows * weights).sum(1) / weights.sum(1);
+}
 
+/// The outputs of a run's tower, with the head's logits.
+TensorMap run_outputs(const std::string& folder, const TensorMap& inputs) {
+  const train::TrainedRun opened = train::open_run(folder);
+  if (opened.model->towers().size() > 1)
+    throw Error(
+        {.what = "the run has two towers", .where = folder, .expected = "a run with one", .hint = "mmtune predict answers with both"});
+  const train::Tower& tower = *opened.model->towers().front();
+  TensorMap outputs = tower.backbone().forward_named(inputs, nn::Context{});
+  const at::Tensor features = pooled(outputs, inputs, tower.pooling());
+  std::vector<std::int64_t> every;
+  for (std::int64_t i = 0; i < features.size(0); ++i) every.push_back(i);
+  outputs["logits"] = opened.model->head()({{features, every}}, nn::Context{});
+  return outputs;
+}
+
+void write_outputs(const Options& options, const TensorMap& outputs) {
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
   for (const auto& [name, tensor] : outputs) {
@@ -97,6 +114,42 @@ int run(const Options& options) {
     entries.push_back(nn::to_entry(name, kept.back()));
   }
   write_tensor_file(options.out, entries, options.json);
+}
+
+/// The outputs of a model, with an expert where one is given, and the gradients that the inputs ask for.
+TensorMap model_outputs(const Options& options, TensorMap& inputs, const TensorMap& gradients) {
+  const io::Checkpoint checkpoint = io::Checkpoint::open(io::resolve_model(options.model));
+  const std::unique_ptr<backbones::Backbone> backbone = backbones::open_backbone(checkpoint, tower_for(inputs));
+  if (!backbone->load_report().unused.empty()) log_info(checkpoint.folder().string() + ": " + backbone->load_report().summary());
+  std::unique_ptr<experts::Expert> expert;
+  if (!options.expert.empty()) {
+    const std::string fingerprint = options.any_backbone ? "" : io::backbone_fingerprint(checkpoint);
+    experts::OpenedExpert opened = experts::open_expert(options.expert, *backbone, fingerprint, options.any_backbone);
+    expert = std::move(opened.expert);
+    if (!opened.head.empty())
+      log_warning(options.expert + ": its head (" + opened.head.front().name + ", …) is left out; mmtune import makes a run of both");
+  }
+  if (!gradients.empty())
+    for (auto& [name, tensor] : inputs)
+      if (tensor.is_floating_point()) tensor.requires_grad_(true);
+  const at::AutoGradMode mode(!gradients.empty());
+  TensorMap outputs = backbone->forward_named(inputs, nn::Context{});
+  if (!gradients.empty()) add_gradients(inputs, gradients, outputs);
+  for (auto& [name, tensor] : outputs) tensor = tensor.detach();
+  return outputs;
+}
+
+int run(const Options& options) {
+  auto [inputs, gradients] = read_inputs(options.inputs);
+  std::error_code ignored;
+  if (std::filesystem::exists(std::filesystem::path(options.model) / "run.json", ignored)) {
+    if (!options.expert.empty() || !gradients.empty())
+      throw UsageError({.what = "a run takes neither --expert nor gradients", .where = options.model, .expected = "a model folder"});
+    const at::NoGradGuard no_grad;
+    write_outputs(options, run_outputs(options.model, inputs));
+  } else {
+    write_outputs(options, model_outputs(options, inputs, gradients));
+  }
   return 0;
 }
 
@@ -107,11 +160,13 @@ Command forward_command() {
           .summary = "named tensors in, the model's named outputs out",
           .example =
               "mmtune forward bert-base-uncased --inputs x.safetensors --out y.safetensors\n"
-              "mmtune forward bert-base-uncased --inputs x.safetensors --out y.safetensors --expert runs/first/expert",
+              "mmtune forward bert-base-uncased --inputs x.safetensors --out y.safetensors --expert runs/first/expert\n"
+              "mmtune forward runs/first --inputs x.safetensors --out y.safetensors",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
-            arguments.positional("MODEL", &options->model,
-                                 {.help = "a model folder, or the name of a bundled or cached model", .required = true});
+            arguments.positional(
+                "MODEL", &options->model,
+                {.help = "a model folder, the name of a bundled or cached model, or a run (its logits too)", .required = true});
             arguments.option("--inputs", &options->inputs,
                              {.help = "safetensors file with input_ids, attention_mask, pixel_values, … by HuggingFace's names; tensors "
                                       "named grad.OUTPUT ask for the gradients of the floating-point inputs",

@@ -19,6 +19,9 @@ std::vector<Command> all_commands() {
   commands.push_back(preprocess_command());
 #ifdef MMTUNE_WITH_TORCH
   commands.push_back(forward_command());
+  commands.push_back(export_command());
+  commands.push_back(import_command());
+  commands.push_back(merge_command());
   commands.push_back(pretrain_command());
 #endif
   commands.push_back(pull_command());

@@ -54,6 +54,11 @@ at::Tensor pool(const ModelOutputs& outputs, Pooling pooling) {
       return nn::first_rows(outputs.last_hidden_state, outputs.layout);
     case Pooling::mean:
       return nn::mean_rows(outputs.last_hidden_state, outputs.layout);
+    case Pooling::patches: {
+      MMTUNE_ASSERT(outputs.layout.is_uniform());
+      const at::Tensor rows = outputs.last_hidden_state.view({outputs.layout.batch(), -1, outputs.last_hidden_state.size(1)});
+      return rows.narrow(1, 1, rows.size(1) - 1).mean(1);
+    }
     case Pooling::pooler:
       if (!outputs.pooler_output.defined())
         throw Error({.what = "the checkpoint has no pooler", .where = "pooling", .hint = "use pooling = \"first\" or \"mean\""});

@@ -40,7 +40,7 @@ struct ModelOutputs {
   at::Tensor embeds;         ///< [B, E]: pooler_output projected into the space that several towers share; undefined where there is none
 };
 
-enum class Pooling { automatic, first, mean, pooler, all };
+enum class Pooling { automatic, first, mean, patches, pooler, all };
 
 struct BackboneInfo {
   std::string architecture;  ///< model_type of config.json

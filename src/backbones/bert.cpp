@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "backbones/named_inputs.h"
@@ -83,6 +84,8 @@ class Bert final : public Backbone {
     if (w.has("pooler.dense.weight"))
       pooler_ = std::make_unique<nn::Linear>(w / "pooler" / "dense", shape_.width, shape_.width, shape_.layers);
     report_ = w.finish();
+    word_site_ = {.name = "embeddings.word_embeddings", .width = shape_.width};
+    sites_.words = &word_site_;
     sites_.tensors = {{"embeddings.word_embeddings.weight", &words_},
                       {"embeddings.position_embeddings.weight", &positions_},
                       {"embeddings.token_type_embeddings.weight", &types_}};
@@ -99,7 +102,7 @@ class Bert final : public Backbone {
   }
 
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
-    nn::Tokens tokens{embed(inputs), inputs.text_layout};
+    nn::Tokens tokens = embed(inputs, context);
     run_blocks(blocks_, tokens, context.read == nn::ReadRows::first, context);
     ModelOutputs outputs{.last_hidden_state = tokens.rows, .layout = tokens.layout};
     if (pooler_) outputs.pooler_output = at::tanh((*pooler_)(nn::first_rows(tokens.rows, tokens.layout), context));
@@ -119,30 +122,62 @@ class Bert final : public Backbone {
   }
 
  private:
-  at::Tensor embed(const ModelInputs& inputs) const {
-    at::Tensor x = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : nn::lookup(words_, inputs.input_ids);
-    const at::Tensor positions = inputs.position_ids.defined() ? inputs.position_ids : number(inputs);
+  nn::Tokens embed(const ModelInputs& inputs, const nn::Context& context) const {
+    at::Tensor words = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : nn::lookup(words_, inputs.input_ids);
+    at::Tensor types = inputs.token_type_ids.defined() ? at::embedding(types_, inputs.token_type_ids) : types_.select(0, 0);
+    nn::Tokens tokens{std::move(words), inputs.text_layout};
+    if (word_site_.prompts.defined()) {
+      if (inputs.position_ids.defined())
+        throw Error({.what = "positions cannot be given where a prompt stands in front of the text", .where = "position_ids"});
+      if (inputs.token_type_ids.defined()) {
+        nn::Tokens wider{types, inputs.text_layout};
+        wider.insert_prompts(types_.select(0, 0).expand({word_site_.prompts.size(0), shape_.width}), 0);
+        types = wider.rows;
+      }
+      tokens.insert_prompts(nn::dropout(word_site_.prompts, word_site_.dropout, context), 0);
+      tokens.prompt_count = 0;  // rows like all others from here on
+    }
+    const at::Tensor positions = inputs.position_ids.defined() ? shifted(inputs.position_ids) : number(inputs, tokens.layout);
     // The order of these sums is transformers' own.
-    x = x + (inputs.token_type_ids.defined() ? at::embedding(types_, inputs.token_type_ids) : types_.select(0, 0));
-    return norm_(x + at::embedding(positions_, nn::beside(positions, x)));
+    tokens.rows = norm_(tokens.rows + types + at::embedding(positions_, nn::beside(positions, tokens.rows)));
+    return tokens;
+  }
+
+  void refuse_too_long(std::int64_t longest, std::int64_t places) const {
+    if (longest <= places) return;
+    throw Error({.what = "a text and what the expert puts in front of it are longer than the position table",
+                 .where = "input_ids",
+                 .expected = "at most " + std::to_string(places) + " tokens",
+                 .got = std::to_string(longest),
+                 .hint = "cut texts to fit with backbone.max_length"});
+  }
+
+  at::Tensor shifted(const at::Tensor& positions) const {
+    if (word_site_.first_place == 0) return positions;
+    refuse_too_long(positions.max().item<std::int64_t>() + 1, shape_.positions - word_site_.first_place);
+    return positions + word_site_.first_place;
   }
 
   /// The positions [N] of rows that come without.
-  at::Tensor number(const ModelInputs& inputs) const {
-    const nn::Layout& layout = inputs.text_layout;
-    at::Tensor positions = nn::positions_within(layout, shape_.first_position, info_.max_length);
-    if (shape_.padding < 0 || !inputs.input_ids.defined()) return positions;
+  at::Tensor number(const ModelInputs& inputs, const nn::Layout& layout) const {
+    const std::int64_t first = shape_.first_position + word_site_.first_place;
+    const std::int64_t longest = info_.max_length - word_site_.first_place;
+    refuse_too_long(*std::max_element(layout.lengths().begin(), layout.lengths().end()), longest);
+    at::Tensor positions = nn::positions_within(layout, first, longest);
+    // As in transformers, which has no ids to look at where a prompt stands in front.
+    if (shape_.padding < 0 || !inputs.input_ids.defined() || word_site_.prompts.defined()) return positions;
     const at::Tensor ids = inputs.input_ids.to(at::kCPU).contiguous();
     const auto* id = ids.const_data_ptr<std::int64_t>();
     auto* out = positions.data_ptr<std::int64_t>();
     for (const std::int64_t length : layout.lengths()) {
-      std::int64_t next = shape_.first_position;
+      std::int64_t next = first;
       for (std::int64_t i = 0; i < length; ++i, ++id) *out++ = *id == shape_.padding ? shape_.padding : next++;
     }
     return positions;
   }
 
   Shape shape_;
+  nn::WordSite word_site_;
   at::Tensor words_, positions_, types_;
   nn::LayerNorm norm_;
   std::vector<std::unique_ptr<PostNormBlock>> blocks_;

@@ -11,12 +11,17 @@ namespace mmtune::backbones {
 
 namespace {
 
+/// The configuration of a tower. Early checkpoints have it twice, and what stands under the longer name counts, as in transformers.
+Config tower_config(const Config& config, const std::string& key) {
+  return config.section(config.has(key + "_dict") ? key + "_dict" : key);
+}
+
 /// Both towers and the scale of their logits. Its sites are those of both.
 class Clip final : public Backbone {
  public:
   Clip(const Config& config, const nn::Weights& root)
-      : image_(config.section("vision_config"), root, root / "vision_model", config.integer("projection_dim", 512)),
-        text_(config.section("text_config"), root, root / "text_model", config.integer("projection_dim", 512)),
+      : image_(tower_config(config, "vision_config"), root, root / "vision_model", config.integer("projection_dim", 512)),
+        text_(tower_config(config, "text_config"), root, root / "text_model", config.integer("projection_dim", 512)),
         logit_scale_(root.tensor("logit_scale", {}, nn::Init::ones)) {
     report_ = root.finish();
     info_ = image_.info();
@@ -82,7 +87,7 @@ constexpr TowerNames image_names{"vision_config", "vision_model"}, text_names{"t
 /// One tower of the model that holds both.
 template <class Tower, const TowerNames& names>
 std::unique_ptr<Backbone> one_tower(const Config& config, const nn::Weights& root) {
-  return finished<Tower>(config.section(names.section), root, root / names.scope, config.integer("projection_dim", 512));
+  return finished<Tower>(tower_config(config, names.section), root, root / names.scope, config.integer("projection_dim", 512));
 }
 
 /// A tower that was saved on its own stands below `name` (with a projection beside it, or by older versions of transformers) or at the top.

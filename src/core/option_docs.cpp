@@ -32,9 +32,10 @@ template <class T>
 std::string fallback_text(const std::optional<T>& value) {
   return value ? fallback_text(*value) : "none";
 }
-std::string fallback_text(const std::map<std::string, std::string>& values) {
+template <class T>
+std::string fallback_text(const std::map<std::string, T>& values) {
   std::string out = "{";
-  for (const auto& [key, value] : values) out += (out.size() > 1 ? ", " : "") + toml_key(key) + " = " + toml_quoted(value);
+  for (const auto& [key, value] : values) out += (out.size() > 1 ? ", " : "") + toml_key(key) + " = " + fallback_text(value);
   return out + "}";
 }
 

@@ -163,12 +163,12 @@ void OptionReader::visit_field(std::string_view key, FieldRef field, const Field
     }
     out = std::move(result);
   };
-  const auto read_map = [&](std::map<std::string, std::string>& out) {
+  const auto read_map = [&]<class T>(std::map<std::string, T>& out) {
     if (value->kind != TomlValue::Kind::table) return wrong_type(path_of(key), *value, wanted);
-    std::map<std::string, std::string> result;
+    std::map<std::string, T> result;
     for (const TomlMember& member : value->members) {
       if (!read_value(member.value, result[member.key], spec)) {
-        return wrong_type(path_of(key) + "." + toml_key(member.key), member.value, "a string");
+        return wrong_type(path_of(key) + "." + toml_key(member.key), member.value, accepted(&result[member.key], spec));
       }
     }
     out = std::move(result);
@@ -182,7 +182,7 @@ void OptionReader::visit_field(std::string_view key, FieldRef field, const Field
   };
   std::visit(
       [&]<class T>(T* out) {
-        if constexpr (std::is_same_v<T, std::map<std::string, std::string>>) {
+        if constexpr (std::is_same_v<T, std::map<std::string, std::string>> || std::is_same_v<T, std::map<std::string, double>>) {
           read_map(*out);
         } else if constexpr (!std::is_same_v<T, std::string> && requires { out->emplace_back(); }) {
           read_list(*out);

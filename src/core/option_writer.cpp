@@ -85,10 +85,14 @@ class Writer : public OptionVisitor {
     if (value) put(key, *value);
   }
   void put(std::string_view key, const std::map<std::string, std::string>& values) {
-    const std::string path = path_ + toml_key(key);
-    subtables_ += "\n[" + path + "]\n";
+    begin_subtable(key);
     for (const auto& [name, value] : values) subtables_ += toml_key(name) + " = " + toml_quoted(value) + "\n";
   }
+  void put(std::string_view key, const std::map<std::string, double>& values) {
+    begin_subtable(key);
+    for (const auto& [name, value] : values) subtables_ += toml_key(name) + " = " + toml_number(value) + "\n";
+  }
+  void begin_subtable(std::string_view key) { subtables_ += "\n[" + path_ + toml_key(key) + "]\n"; }
 
   std::string path_;
   std::string header_;

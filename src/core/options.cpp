@@ -50,6 +50,7 @@ std::string accepted(const FieldRef& value, const FieldSpec& spec) {
   if (is_one_of<std::vector<std::int64_t>>(value)) return start + "integers" + bounds(spec);
   if (is_one_of<std::vector<double>>(value)) return start + "numbers" + bounds(spec);
   if (is_one_of<std::map<std::string, std::string>>(value)) return "a table of strings";
+  if (is_one_of<std::map<std::string, double>>(value)) return "a table of numbers" + bounds(spec);
   if (!spec.choices.empty()) return start + "one of " + joined(spec.choices);
   if (list) return start + "strings";
   return spec.required ? "a string that is not empty" : "a string";

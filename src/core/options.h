@@ -53,7 +53,7 @@ struct TableSpec {
 /// The types a field can have.
 using FieldRef = std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<std::int64_t>*,
                               std::vector<double>*, std::optional<bool>*, std::optional<std::int64_t>*, std::optional<double>*,
-                              std::optional<std::string>*, std::map<std::string, std::string>*>;
+                              std::optional<std::string>*, std::map<std::string, std::string>*, std::map<std::string, double>*>;
 
 /// A name in a recipe for a value of an enumeration.
 template <class Enum>

@@ -9,6 +9,7 @@
 #include "core/files.h"
 #include "core/nearest.h"
 #include "experts/kinds.h"
+#include "experts/peft_targets.h"
 #include "io/safetensors.h"
 
 namespace mmtune::experts {
@@ -21,34 +22,8 @@ constexpr Maker makers[] = {full_recipe,    linear_recipe, bitfit_recipe, lora_r
                             adapter_recipe, prefix_recipe, prompt_recipe, ladder_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
-constexpr std::string_view peft_prefix = "base_model.model.";
-
 std::string key_of(const std::string& name) {
-  return name == "prompt_embeddings" ? name : std::string(peft_prefix) + name;
-}
-
-struct PeftType {
-  std::string_view type;
-  std::string_view kind;
-};
-
-constexpr PeftType peft_types[] = {{"LORA", "lora"},
-                                   {"IA3", "ia3"},
-                                   {"PREFIX_TUNING", "prefix"},
-                                   {"MMTUNE_PROMPT", "prompt"},
-                                   {"MMTUNE_DEEP_PROMPT", "prompt"},
-                                   {"MMTUNE_ADAPTER", "adapter"},
-                                   {"MMTUNE_LADDER", "ladder"},
-                                   {"MMTUNE_BITFIT", "bitfit"},
-                                   {"MMTUNE_FULL", "full"},
-                                   {"MMTUNE_LINEAR", "linear"}};
-
-std::string listed(const std::vector<std::string>& names) {
-  constexpr std::size_t most = 6;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(names.size(), most); ++i) text += (i ? ", " : "") + printable(names[i]);
-  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
-  return text;
+  return name == "prompt_embeddings" ? name : "base_model.model." + name;
 }
 
 template <class T, class Check>
@@ -63,19 +38,15 @@ void read_as(const Json& config, const std::string& where, const std::string& ke
   value = found->template get<T>();
 }
 
-void check_backbone(const io::SafetensorsFile& file, const std::string& fingerprint, const std::string& where) {
-  const auto text = file.metadata().find("mmtune");
-  if (text == file.metadata().end()) return;
-  const Json metadata = parse_json(text->second, where + " (metadata \"mmtune\")");
-  const auto recorded = metadata.find("backbone_fingerprint");
-  if (recorded == metadata.end() || !recorded->is_string() || *recorded == fingerprint) return;
-  throw Error({.what = "this expert belongs to another backbone",
-               .where = where,
-               .expected = metadata.value("backbone", std::string("a backbone")) + " with fingerprint " + recorded->get<std::string>(),
-               .got = fingerprint});
-}
-
 }  // namespace
+
+std::string listed(const std::vector<std::string>& names) {
+  constexpr std::size_t most = 6;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), most); ++i) text += (i ? ", " : "") + printable(names[i]);
+  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
+  return text;
+}
 
 std::int64_t Expert::parameter_count() const {
   std::int64_t count = 0;
@@ -91,13 +62,13 @@ at::Tensor normal_leaf(at::IntArrayRef shape, double std, at::Generator& generat
   return leaf(std > 0 ? at::empty(shape).normal_(0.0, std, generator) : at::zeros(shape));
 }
 
-void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what) {
+void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what, const std::string& key) {
   std::set<std::string> endings;
   for (const std::string& name : names) endings.insert(name.substr(name.rfind('.') + 1));
   std::vector<std::string> candidates(endings.begin(), endings.end());
   const std::optional<std::string> close = nearest(pattern, candidates);
   throw UsageError({.what = "no " + what + " of the backbone is named like this",
-                    .where = "expert.targets: \"" + printable(pattern) + "\"",
+                    .where = key + ": \"" + printable(pattern) + "\"",
                     .expected = names.empty() ? "" : "an ending like " + listed(candidates),
                     .hint = close ? "did you mean \"" + *close + "\"?" : ""});
 }
@@ -123,6 +94,43 @@ void read(const Json& config, const std::string& where, const std::string& key, 
     return j.is_array() && std::all_of(j.begin(), j.end(), [](const Json& item) { return item.is_string(); });
   };
   read_as(config, where, key, value, strings, "a list of strings");
+}
+
+void read(const Json& config, const std::string& where, const std::string& key, std::map<std::string, double>& value) {
+  const auto numbers = [](const Json& j) {
+    return j.is_object() && std::all_of(j.begin(), j.end(), [](const Json& item) { return item.is_number(); });
+  };
+  read_as(config, where, key, value, numbers, "an object of numbers");
+}
+
+std::vector<nn::WeightSite*> chosen_maps(backbones::Backbone& backbone, const std::vector<std::string>& patterns,
+                                         const std::vector<std::string>& saved) {
+  std::vector<nn::WeightSite*> sites = chosen(backbone.sites().weights, patterns, "linear map");
+  std::erase_if(sites, [&](const nn::WeightSite* site) {
+    return std::any_of(saved.begin(), saved.end(), [&](const std::string& module) { return lies_in(site->name, module); });
+  });
+  if (sites.empty()) throw UsageError({.what = "all targets lie in modules that are trained whole", .where = "expert.modules_to_save"});
+  return sites;
+}
+
+std::vector<std::string> names_of(const std::vector<nn::WeightSite*>& sites) {
+  std::vector<std::string> names;
+  for (const nn::WeightSite* site : sites) names.push_back(site->name);
+  return names;
+}
+
+std::vector<std::string> peft_targets(const std::vector<nn::WeightSite*>& sites, backbones::Backbone& backbone) {
+  return target_list(names_of(sites), other_maps(names_of(sites), backbone));
+}
+
+std::vector<std::string> other_maps(const std::vector<std::string>& chosen, backbones::Backbone& backbone) {
+  // Linear maps that models of transformers have and a checkpoint may lack come first.
+  std::vector<std::string> others = {"pooler.dense",        "classifier",     "classifier.dense",
+                                     "classifier.out_proj", "lm_head.dense",  "cls.predictions.transform.dense",
+                                     "visual_projection",   "text_projection"};
+  for (const nn::WeightSite* site : backbone.sites().weights) others.push_back(site->name);
+  std::erase_if(others, [&](const std::string& name) { return std::find(chosen.begin(), chosen.end(), name) != chosen.end(); });
+  return others;
 }
 
 void refuse_unless_plain(const Json& config, const std::string& where, const std::string& key, const Json& plain) {
@@ -166,53 +174,6 @@ void save_expert(const Expert& expert, const std::filesystem::path& folder, cons
   }
   write_file_atomically(folder / "adapter_config.json", expert.config().dump(2) + "\n");
   io::write_safetensors(folder / "adapter_model.safetensors", entries, {{"format", "pt"}, {"mmtune", metadata.dump()}});
-}
-
-std::unique_ptr<Expert> load_expert(const std::filesystem::path& folder, backbones::Backbone& backbone,
-                                    const std::string& backbone_fingerprint, bool any_backbone) {
-  const std::string config_path = (folder / "adapter_config.json").string();
-  const Json config = read_json_file(config_path);
-  std::string type;
-  if (config.is_object()) read(config, config_path, "peft_type", type);
-  const auto known = std::find_if(std::begin(peft_types), std::end(peft_types), [&](const PeftType& one) { return one.type == type; });
-  if (known == std::end(peft_types))
-    throw Error({.what = "peft_type is not supported", .where = config_path, .got = "\"" + printable(type) + "\""});
-  const io::SafetensorsFile file = io::SafetensorsFile::open(folder / "adapter_model.safetensors");
-  if (!any_backbone) check_backbone(file, backbone_fingerprint, folder.string());
-
-  const std::unique_ptr<ExpertRecipe> recipe = expert_recipe(known->kind);
-  recipe->read_config(config, config_path);
-  std::unique_ptr<Expert> expert = recipe->build(backbone, at::detail::createCPUGenerator(0));
-
-  std::vector<std::string> missing, misshapen;
-  std::set<std::string> unused;
-  for (const io::TensorEntry& entry : file.tensors()) unused.insert(entry.name);
-  const std::vector<nn::NamedTensor> tensors = expert->tensors();
-  for (const nn::NamedTensor& named : tensors) {
-    const std::string key = key_of(named.name);
-    const io::TensorEntry* entry = file.find(key);
-    if (!entry) {
-      missing.push_back(key);
-      continue;
-    }
-    unused.erase(key);
-    if (at::IntArrayRef(entry->shape) != named.tensor.sizes()) misshapen.push_back(key);
-  }
-  if (tensors.empty() && expert->kind() != "linear")
-    throw Error({.what = "loading this expert would change nothing", .where = folder.string()});
-  if (!missing.empty() || !misshapen.empty() || !unused.empty()) {
-    std::string what = "the expert's tensors do not fit";
-    if (!missing.empty()) what += "; missing: " + listed(missing);
-    if (!misshapen.empty()) what += "; of another shape: " + listed(misshapen);
-    if (!unused.empty()) what += "; not used: " + listed({unused.begin(), unused.end()});
-    throw Error({.what = what, .where = (folder / "adapter_model.safetensors").string()});
-  }
-  const at::NoGradGuard no_grad;
-  for (const nn::NamedTensor& named : tensors) {
-    at::Tensor tensor = named.tensor;
-    tensor.copy_(nn::to_tensor(*file.find(key_of(named.name)), file.mapping()));
-  }
-  return expert;
 }
 
 }  // namespace mmtune::experts

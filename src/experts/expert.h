@@ -33,6 +33,8 @@ class Expert {
   /// Hooks in or out; an expert starts enabled. A disabled expert leaves the backbone as if it had never been there.
   virtual void set_enabled(bool enabled) = 0;
   virtual bool enabled() const = 0;
+  /// Whether what it does can be folded into the backbone's tensors exactly (experts/merge.h).
+  virtual bool mergeable() const { return false; }
   /// Multiply-accumulates added per example with `tokens` rows, every row of every block being computed.
   virtual std::int64_t extra_macs(std::int64_t tokens) const = 0;
   /// Whether it works beside the backbone: no gradient of its tensors passes through a block, and it needs every row of the last one.
@@ -62,9 +64,22 @@ std::vector<std::string> known_kinds();
 /// recipe, data fingerprint, metric, version) is kept as JSON text under "mmtune" in the tensors' file, so that the two cannot part.
 void save_expert(const Expert& expert, const std::filesystem::path& folder, const Json& metadata);
 
-/// Builds the expert that `folder` describes on `backbone` and fills its tensors. Strict: every key of the file is used and every tensor of
-/// the expert is filled, shapes equal, the backbone is the one that the metadata names (unless `any_backbone`); otherwise Error with the
-/// lists. A file without a tensor that would change anything is an Error.
+/// An expert's folder, opened on a backbone.
+struct OpenedExpert {
+  std::unique_ptr<Expert> expert;
+  /// Tensors of the task's head that PEFT keeps beside the expert (modules_to_save), by the names of transformers: "classifier.weight".
+  std::vector<nn::NamedTensor> head;
+  Json config;    ///< adapter_config.json as it is
+  Json metadata;  ///< what save_expert was given; null where the file is not ours
+};
+
+/// Builds the expert that `folder` describes on `backbone` and fills its tensors. PEFT's folders are understood as its versions wrote them,
+/// with module names of transformers 4 and 5. Strict: every key of the file is used and every tensor of the expert is filled with finite
+/// numbers, shapes equal, the backbone is the one that the metadata names (unless `any_backbone`); otherwise Error with the lists. A file
+/// without a tensor that would change anything is an Error, and so is what a configuration asks for and we do not have.
+OpenedExpert open_expert(const std::filesystem::path& folder, backbones::Backbone& backbone, const std::string& backbone_fingerprint,
+                         bool any_backbone = false);
+/// The same for a folder without a head; one that has a head is refused.
 std::unique_ptr<Expert> load_expert(const std::filesystem::path& folder, backbones::Backbone& backbone,
                                     const std::string& backbone_fingerprint, bool any_backbone = false);
 

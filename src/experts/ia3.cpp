@@ -5,7 +5,9 @@
 
 #include <algorithm>
 
+#include "experts/companions.h"
 #include "experts/kinds.h"
+#include "experts/peft_targets.h"
 
 namespace mmtune::experts {
 
@@ -14,17 +16,21 @@ namespace {
 struct Options {
   std::vector<std::string> targets = {"key", "value", "output.dense"};
   std::vector<std::string> feed_forward = {"output.dense"};
+  Companions companions;
 };
 
 class Ia3 final : public Expert {
  public:
-  Ia3(const Options& options, std::vector<nn::WeightSite*> sites) : options_(options), sites_(std::move(sites)) {
+  Ia3(const Options& options, std::vector<nn::WeightSite*> sites, const std::vector<std::string>& others) : sites_(std::move(sites)) {
+    std::vector<std::string> inputs, outputs;
     for (const nn::WeightSite* site : sites_) {
-      const bool input = std::any_of(options_.feed_forward.begin(), options_.feed_forward.end(),
+      const bool input = std::any_of(options.feed_forward.begin(), options.feed_forward.end(),
                                      [&](const std::string& pattern) { return nn::matches(site->name, pattern); });
       const at::Tensor factors = leaf(input ? at::ones({1, site->in}) : at::ones({site->out, 1}));
       scalings_.push_back(std::make_unique<nn::Scaling>(nn::Scaling{factors, input}));
+      (input ? inputs : outputs).push_back(site->name);
     }
+    lists_ = factor_lists(inputs, outputs, others);
     set_enabled(true);
   }
   ~Ia3() override { set_enabled(false); }
@@ -38,8 +44,8 @@ class Ia3 final : public Expert {
   }
 
   Json config() const override {
-    return {{"peft_type", "IA3"},      {"target_modules", options_.targets}, {"feedforward_modules", options_.feed_forward},
-            {"fan_in_fan_out", false}, {"init_ia3_weights", true},           {"inference_mode", true}};
+    return {{"peft_type", "IA3"},      {"target_modules", lists_.targets}, {"feedforward_modules", lists_.feed_forward},
+            {"fan_in_fan_out", false}, {"init_ia3_weights", true},         {"inference_mode", true}};
   }
 
   void set_enabled(bool enabled) override {
@@ -48,6 +54,7 @@ class Ia3 final : public Expert {
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
+  bool mergeable() const override { return true; }
 
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
@@ -56,7 +63,7 @@ class Ia3 final : public Expert {
   }
 
  private:
-  Options options_;
+  FactorLists lists_;
   std::vector<nn::WeightSite*> sites_;
   std::vector<std::unique_ptr<nn::Scaling>> scalings_;
   bool enabled_ = false;
@@ -70,19 +77,19 @@ class Recipe final : public ExpertRecipe {
     v.field("targets", options_.targets,
             {.help = "linear maps that get factors: names, endings of names, or patterns with *", .min_items = 1});
     v.field("feed_forward", options_.feed_forward, {.help = "those of the targets whose input is scaled instead of their output"});
+    options_.companions.declare(v, false);
   }
 
   void read_config(const Json& config, const std::string& where) override {
     read(config, where, "target_modules", options_.targets);
     read(config, where, "feedforward_modules", options_.feed_forward);
-    for (const char* key : {"fan_in_fan_out", "modules_to_save", "exclude_modules"}) refuse_unless_plain(config, where, key, false);
+    options_.companions.read_config(config, where, false);
   }
 
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator) const override {
-    Options own = options_;
-    own.targets = spelt(backbone.sites().weights, own.targets);
-    own.feed_forward = spelt(backbone.sites().weights, own.feed_forward);
-    return std::make_unique<Ia3>(own, chosen(backbone.sites().weights, options_.targets, "linear map"));
+    const std::vector<nn::WeightSite*> sites = chosen_maps(backbone, options_.targets, options_.companions.modules_to_save);
+    auto ia3 = std::make_unique<Ia3>(options_, sites, other_maps(names_of(sites), backbone));
+    return options_.companions.around(std::move(ia3), backbone, names_of(sites));
   }
 
  private:

@@ -2,6 +2,7 @@
 // The kinds of experts. A new one is one file that defines its recipe, and one line in expert.cpp.
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -31,9 +32,14 @@ at::Tensor normal_leaf(at::IntArrayRef shape, double std, at::Generator& generat
 template <class Site>
 std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what);
 
-/// The patterns as they are spelt in the backbone's architecture, for files that PEFT reads.
-template <class Site>
-std::vector<std::string> spelt(const std::vector<Site*>& sites, std::vector<std::string> patterns);
+/// The linear maps whose names one of `patterns` chooses and that lie in none of the modules `saved`.
+std::vector<nn::WeightSite*> chosen_maps(backbones::Backbone& backbone, const std::vector<std::string>& patterns,
+                                         const std::vector<std::string>& saved);
+std::vector<std::string> names_of(const std::vector<nn::WeightSite*>& sites);
+/// The list of PEFT's target_modules that means these of the backbone's linear maps.
+std::vector<std::string> peft_targets(const std::vector<nn::WeightSite*>& sites, backbones::Backbone& backbone);
+/// The linear maps that are not among `chosen`, those of transformers' own heads included: what a list of targets must not mean.
+std::vector<std::string> other_maps(const std::vector<std::string>& chosen, backbones::Backbone& backbone);
 
 /// Puts a hook into a site's list, or takes it out.
 template <class Hook>
@@ -45,8 +51,9 @@ void attach(std::vector<Hook*>& hooks, std::type_identity_t<Hook>* hook, bool at
   }
 }
 
-/// Throws the Error of chosen() for a pattern that matches none of `names`.
-[[noreturn]] void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what);
+/// Throws the Error of chosen() for a pattern that matches none of `names`; `key` is the recipe's.
+[[noreturn]] void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what,
+                                 const std::string& key = "expert.targets");
 
 /// Reads `key` of adapter_config.json into `value`; keeps it when the key is absent. Throws Error naming file and key on a wrong type.
 void read(const Json& config, const std::string& where, const std::string& key, std::int64_t& value);
@@ -54,23 +61,14 @@ void read(const Json& config, const std::string& where, const std::string& key, 
 void read(const Json& config, const std::string& where, const std::string& key, bool& value);
 void read(const Json& config, const std::string& where, const std::string& key, std::string& value);
 void read(const Json& config, const std::string& where, const std::string& key, std::vector<std::string>& value);
+void read(const Json& config, const std::string& where, const std::string& key, std::map<std::string, double>& value);
+
+/// "a, b, c and 4 more", printable.
+std::string listed(const std::vector<std::string>& names);
 
 /// Throws Error when `key` is there and says something else than one of `plain` (null and empty objects and lists always pass): what we
 /// would otherwise ignore silently.
 void refuse_unless_plain(const Json& config, const std::string& where, const std::string& key, const Json& plain);
-
-template <class Site>
-std::vector<std::string> spelt(const std::vector<Site*>& sites, std::vector<std::string> patterns) {
-  for (std::string& pattern : patterns) {
-    for (const Site* site : sites) {
-      if (const auto spelling = nn::spelling(site->name, pattern)) {
-        pattern = *spelling;
-        break;
-      }
-    }
-  }
-  return patterns;
-}
 
 template <class Site>
 std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std::string>& patterns, const std::string& what) {

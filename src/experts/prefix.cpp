@@ -1,5 +1,6 @@
 // Deep prefixes (Li & Liang 2021, arXiv 2101.00190; P-tuning v2): learned rows in front of the keys and values of every self-attention. One
-// table [P, L·2·D] in PEFT's layout: slot 2l holds the keys, slot 2l+1 the values of layer l.
+// table [P, L·2·D] in PEFT's layout: slot 2l holds the keys, slot 2l+1 the values of layer l. As in PEFT, where
+// the prefix is a past that was computed before, BERT and RoBERTa number the words behind it.
 
 #include <ATen/ATen.h>
 
@@ -33,8 +34,8 @@ class Slot final : public nn::KeyValueHook {
 
 class Prefix final : public Expert {
  public:
-  Prefix(const Options& options, std::vector<nn::KeyValueSite*> sites, at::Generator& generator)
-      : options_(options), sites_(std::move(sites)) {
+  Prefix(const Options& options, std::vector<nn::KeyValueSite*> sites, nn::WordSite* words, at::Generator& generator)
+      : options_(options), sites_(std::move(sites)), words_(words) {
     const auto slots = static_cast<std::int64_t>(sites_.size());
     width_ = sites_.front()->heads * sites_.front()->head_width;
     table_ = normal_leaf({options_.length, slots * 2 * width_}, options_.init_std, generator);
@@ -62,6 +63,7 @@ class Prefix final : public Expert {
       if (enabled && sites_[i]->hook) throw Error({.what = "another prefix is attached already", .where = sites_[i]->name});
       sites_[i]->hook = enabled ? hooks_[i].get() : nullptr;
     }
+    if (words_) words_->first_place += enabled ? options_.length : -options_.length;
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
@@ -72,6 +74,7 @@ class Prefix final : public Expert {
  private:
   Options options_;
   std::vector<nn::KeyValueSite*> sites_;
+  nn::WordSite* words_;
   std::int64_t width_ = 0;
   at::Tensor table_;
   std::vector<std::unique_ptr<Slot>> hooks_;
@@ -101,7 +104,7 @@ class Recipe final : public ExpertRecipe {
                           .where = "expert.method = \"prefix\"",
                           .got = "the layers of " + backbone.info().architecture + " differ",
                           .hint = "use method = \"prompt\", deep or not"});
-    return std::make_unique<Prefix>(options_, sites, generator);
+    return std::make_unique<Prefix>(options_, sites, backbone.sites().words, generator);
   }
 
  private:

@@ -10,8 +10,11 @@ namespace mmtune::experts {
 
 namespace {
 
+enum class Place { blocks, words };
+
 struct Options {
   std::int64_t length = 10;
+  Place place = Place::blocks;
   bool deep = false;
   double dropout = 0.0;
   double init_std = 0.02;
@@ -91,12 +94,59 @@ class Prompt final : public Expert {
   bool enabled_ = false;
 };
 
+/// PEFT's prompt tuning: rows in front of a text's words, with positions of their own, that stay among the outputs.
+class WordPrompt final : public Expert {
+ public:
+  WordPrompt(const Options& options, backbones::Backbone& backbone, at::Generator& generator)
+      : options_(options), backbone_(&backbone), table_(normal_leaf({options.length, words().width}, options.init_std, generator)) {
+    set_enabled(true);
+  }
+  ~WordPrompt() override { set_enabled(false); }
+
+  std::string_view kind() const override { return "prompt"; }
+  std::vector<nn::NamedTensor> tensors() const override { return {{"prompt_embeddings", table_}}; }
+  Json config() const override {
+    return {{"peft_type", "PROMPT_TUNING"},
+            {"num_virtual_tokens", options_.length},
+            {"num_layers", backbone_->info().layers},
+            {"num_attention_heads", backbone_->info().heads},
+            {"token_dim", words().width},
+            {"num_transformer_submodules", 1},
+            {"prompt_tuning_init", "RANDOM"},
+            {"inference_mode", true}};
+  }
+  void set_enabled(bool enabled) override {
+    if (enabled == enabled_) return;
+    if (enabled && words().prompts.defined()) throw Error({.what = "another prompt is attached already", .where = words().name});
+    words().prompts = enabled ? table_ : at::Tensor();
+    words().dropout = enabled ? options_.dropout : 0.0;
+    enabled_ = enabled;
+  }
+  bool enabled() const override { return enabled_; }
+  std::int64_t extra_macs(std::int64_t tokens) const override {
+    return backbone_->macs(tokens + options_.length, false) - backbone_->macs(tokens, false);
+  }
+
+ private:
+  nn::WordSite& words() const { return *backbone_->sites().words; }
+
+  Options options_;
+  backbones::Backbone* backbone_;
+  at::Tensor table_;
+  bool enabled_ = false;
+};
+
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "prompt"; }
   void declare(OptionVisitor& v) override {
     v.field("length", options_.length, {.help = "number of prompt tokens", .min = 1, .max = 65536});
+    v.choice("place", options_.place,
+             {{"blocks", Place::blocks, "behind the first token of the first block"},
+              {"words", Place::words, "in front of the words, before positions are added: PEFT's prompt tuning (BERT, RoBERTa)"}},
+             {.help = "where the prompt joins a sequence"});
     v.field("deep", options_.deep, {.help = "prompts of its own for every block, instead of one set that travels through all"});
+    v.require("deep", !(options_.deep && options_.place == Place::words), "place = \"blocks\"");
     v.field("dropout", options_.dropout, {.help = "dropout on the prompts while training", .min = 0, .below = 1});
     v.field("init_std", options_.init_std, {.help = "standard deviation of the start values", .above = 0});
   }
@@ -106,9 +156,16 @@ class Recipe final : public ExpertRecipe {
     std::string type;
     read(config, where, "peft_type", type);
     options_.deep = type == "MMTUNE_DEEP_PROMPT";
+    options_.place = type == "PROMPT_TUNING" ? Place::words : Place::blocks;
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    return std::make_unique<Prompt>(options_, backbone, backbone.sites().sequences, generator);
+    if (options_.place == Place::blocks) return std::make_unique<Prompt>(options_, backbone, backbone.sites().sequences, generator);
+    if (!backbone.sites().words)
+      throw UsageError({.what = "only BERT and RoBERTa take a prompt among their words",
+                        .where = "expert.place",
+                        .expected = "\"blocks\"",
+                        .got = "\"words\" on " + backbone.info().architecture});
+    return std::make_unique<WordPrompt>(options_, backbone, generator);
   }
 
  private:

@@ -1,6 +1,8 @@
 // Experts that free tensors of the backbone itself: `full` (any of them), `bitfit` (biases only; Ben Zaken et al. 2022, arXiv 2106.10199),
 // and `linear` (none: only the task's head is trained).
 
+#include "experts/unfrozen.h"
+
 #include <ATen/ATen.h>
 
 #include "experts/kinds.h"
@@ -9,38 +11,35 @@ namespace mmtune::experts {
 
 namespace {
 
-/// Trainable copies in the place of chosen tensors; disabling puts the frozen ones back.
+std::vector<std::string> names_of(const std::vector<nn::TensorSlot>& slots) {
+  std::vector<std::string> names;
+  for (const nn::TensorSlot& slot : slots) names.push_back(slot.name);
+  return names;
+}
+
 class Unfrozen final : public Expert {
  public:
-  Unfrozen(std::string kind, Json config, const std::vector<nn::TensorSlot>& slots) : kind_(std::move(kind)), config_(std::move(config)) {
-    for (const nn::TensorSlot& slot : slots) entries_.push_back({slot.name, slot.tensor, *slot.tensor, leaf(*slot.tensor)});
+  Unfrozen(std::string kind, Json config, const std::vector<nn::TensorSlot>& slots)
+      : kind_(std::move(kind)), config_(std::move(config)), tensors_(slots, names_of(slots)) {
     set_enabled(true);
   }
   ~Unfrozen() override { set_enabled(false); }
 
   std::string_view kind() const override { return kind_; }
-  std::vector<nn::NamedTensor> tensors() const override {
-    std::vector<nn::NamedTensor> named;
-    for (const Entry& entry : entries_) named.push_back({entry.name, entry.trained});
-    return named;
-  }
+  std::vector<nn::NamedTensor> tensors() const override { return tensors_.tensors(); }
   Json config() const override { return config_; }
   void set_enabled(bool enabled) override {
-    for (Entry& entry : entries_) *entry.place = enabled ? entry.trained : entry.frozen;
+    tensors_.put(enabled);
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
+  bool mergeable() const override { return true; }
   std::int64_t extra_macs(std::int64_t) const override { return 0; }
 
  private:
-  struct Entry {
-    std::string name;
-    at::Tensor* place;
-    at::Tensor frozen, trained;
-  };
   std::string kind_;
   Json config_;
-  std::vector<Entry> entries_;
+  UnfrozenTensors tensors_;
   bool enabled_ = false;
 };
 
@@ -99,6 +98,18 @@ class LinearRecipe final : public ExpertRecipe {
 };
 
 }  // namespace
+
+UnfrozenTensors::UnfrozenTensors(const std::vector<nn::TensorSlot>& slots, const std::vector<std::string>& names) {
+  MMTUNE_ASSERT(slots.size() == names.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    trained_.push_back({names[i], leaf(*slots[i].tensor)});
+    places_.push_back({slots[i].tensor, *slots[i].tensor});
+  }
+}
+
+void UnfrozenTensors::put(bool enabled) {
+  for (std::size_t i = 0; i < places_.size(); ++i) *places_[i].tensor = enabled ? trained_[i].tensor : places_[i].frozen;
+}
 
 std::unique_ptr<ExpertRecipe> full_recipe() {
   return std::make_unique<FullRecipe>();

@@ -112,6 +112,15 @@ class InputHook {
   virtual at::Tensor apply(const at::Tensor& input, const Context& context) = 0;
 };
 
+/// Where a text encoder looks its words up, before positions are added. What experts put in front of a text takes positions, as in PEFT.
+struct WordSite {
+  std::string name;  ///< "embeddings.word_embeddings"
+  std::int64_t width = 0;
+  at::Tensor prompts;            ///< [P, D], in front of every text as if they were words; undefined: none
+  double dropout = 0.0;          ///< of the prompts
+  std::int64_t first_place = 0;  ///< of a text's first word; more than 0 where rows of keys and values stand in front of it
+};
+
 struct InputSite {
   std::string name;  ///< "pixel_values"
   InputHook* hook = nullptr;
@@ -130,6 +139,7 @@ struct SiteTable {
   std::vector<KeyValueSite*> keys_values;
   std::vector<SequenceSite*> sequences;
   std::vector<InputSite*> inputs;
+  WordSite* words = nullptr;
   std::vector<TensorSlot> tensors;
 };
 

@@ -40,7 +40,10 @@ at::Tensor rows_of_examples(const TowerFeatures& features, const at::Tensor& sta
 }  // namespace
 
 Head::Head(const HeadSection& section, std::vector<HeadTower> towers, std::int64_t outputs, at::Generator generator)
-    : section_(section), towers_(std::move(towers)), outputs_(outputs) {
+    : section_(section),
+      activation_(nn::activation_named(section.activation, "head.activation")),
+      towers_(std::move(towers)),
+      outputs_(outputs) {
   if (section_.fusion == Fusion::mean_logits && towers_.size() > 1) {
     for (const HeadTower& tower : towers_) layers_.push_back(make_layers(tower.name + ".", tower.width, generator));
   } else {
@@ -78,7 +81,7 @@ Head::Layers Head::make_layers(const std::string& prefix, std::int64_t width, at
 
 at::Tensor Head::apply(const Layers& layers, const at::Tensor& features, const nn::Context& context) const {
   if (section_.kind == HeadKind::linear) return at::linear(nn::dropout(features, section_.dropout, context), layers.weight, layers.bias);
-  const at::Tensor hidden = at::gelu(at::linear(features, layers.weight, layers.bias));
+  const at::Tensor hidden = nn::activate(at::linear(features, layers.weight, layers.bias), activation_);
   return at::linear(nn::dropout(hidden, section_.dropout, context), layers.second_weight, layers.second_bias);
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "nn/context.h"
+#include "nn/layers.h"
 #include "nn/parameters.h"
 #include "train/recipe.h"
 
@@ -52,6 +53,7 @@ class Head {
   at::Tensor concatenated(const std::vector<TowerFeatures>& features) const;
 
   HeadSection section_;
+  nn::Activation activation_;
   std::vector<HeadTower> towers_;
   std::int64_t outputs_;
   std::vector<Layers> layers_;      ///< one, or one a tower under mean_logits

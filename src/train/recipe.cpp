@@ -16,6 +16,7 @@ const std::vector<Choice<Pooling>>& poolings() {
       {"first", Pooling::first, "the class token"},
       {"mean", Pooling::mean, "the mean over the real tokens"},
       {"pooler", Pooling::pooler, "the checkpoint's own pooler"},
+      {"patches", Pooling::patches, "the mean over all but the class token (pictures only)"},
       {"all", Pooling::all, "every token, one behind the other: keeps where things are (pictures only)"}};
   return choices;
 }
@@ -77,13 +78,15 @@ void declare(OptionVisitor& v, ExpertSection& s) {
 }
 
 void declare(OptionVisitor& v, HeadSection& s) {
-  v.choice("kind", s.kind, {{"linear", HeadKind::linear}, {"mlp", HeadKind::mlp, "one hidden layer with GELU"}},
+  v.choice("kind", s.kind, {{"linear", HeadKind::linear}, {"mlp", HeadKind::mlp, "one hidden layer"}},
            {.help = "what turns features into logits"});
   v.choice("fusion", s.fusion,
            {{"concat", Fusion::concat, "one head over all towers' features"},
             {"mean_logits", Fusion::mean_logits, "one head a tower, the mean over the towers that an example has"}},
            {.help = "how several towers become one answer"});
   v.field("hidden", s.hidden, {.help = "width of the hidden layer of kind mlp", .min = 1, .max = 65536});
+  v.field("activation", s.activation,
+          {.help = "of the hidden layer of kind mlp", .choices = {"gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh"}});
   v.field("dropout", s.dropout, {.help = "dropout on the features (linear) or on the hidden layer (mlp)", .min = 0, .below = 1});
   v.field("normalise", s.normalise, {.help = "scale every tower's feature to length sqrt(width) first"});
   v.choice("absent", s.absent,

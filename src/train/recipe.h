@@ -58,6 +58,7 @@ struct HeadSection {
   HeadKind kind = HeadKind::linear;
   Fusion fusion = Fusion::concat;
   std::int64_t hidden = 256;
+  std::string activation = "gelu";
   double dropout = 0.0;
   bool normalise = false;
   Absent absent = Absent::automatic;

@@ -36,16 +36,18 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::o
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"first\" or \"mean\"",
                       .got = "\"pooler\" (" + checkpoint_.folder().string() + ")"});
-  if (pooling_ == Pooling::all && info.modality != Modality::image)
+  const bool whole_picture = pooling_ == Pooling::all || pooling_ == Pooling::patches;
+  const std::string wanted = pooling_ == Pooling::all ? "\"all\"" : "\"patches\"";
+  if (whole_picture && info.modality != Modality::image)
     throw UsageError({.what = "only pictures have the same number of tokens each",
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"first\", \"mean\" or \"pooler\"",
-                      .got = "\"all\" (" + checkpoint_.folder().string() + ")"});
-  if (pooling_ == Pooling::all && !info.has_class_token)
+                      .got = wanted + " (" + checkpoint_.folder().string() + ")"});
+  if (whole_picture && !info.has_class_token)
     throw UsageError({.what = "the backbone merges its tokens; their places are lost",
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"pooler\" or \"mean\"",
-                      .got = "\"all\" (" + checkpoint_.folder().string() + ")"});
+                      .got = wanted + " (" + checkpoint_.folder().string() + ")"});
   if (pooling_ == Pooling::first && !info.has_class_token)
     throw UsageError({.what = "the backbone has no class token",
                       .where = "backbone." + name_ + "_pooling",

@@ -41,7 +41,8 @@ class Tower {
   backbones::Backbone& backbone() const { return *backbone_; }
   const InputReader& reader() const { return *reader_; }
   backbones::Modality modality() const { return backbone_->info().modality; }
-  std::int64_t width() const;  ///< D of its features
+  std::int64_t width() const;                              ///< D of its features
+  backbones::Pooling pooling() const { return pooling_; }  ///< never `automatic`
 
   void add_expert(std::unique_ptr<experts::Expert> expert);
   const std::vector<std::unique_ptr<experts::Expert>>& experts() const { return experts_; }

@@ -139,6 +139,24 @@ def test_both_towers(succeeds, tmp_path, number):
     close(ours["image_embeds"], image.pooler_output)
 
 
+def test_configurations_of_early_checkpoints(succeeds, tmp_path):
+    """They have the towers' sections twice; what stands under the longer names counts."""
+    config = transformers.CLIPConfig(text_config=text_config(TEXT[1]).to_dict(), vision_config=transformers.CLIPVisionConfig(**IMAGE[0]).to_dict(), projection_dim=12)
+    model = randomise(transformers.CLIPModel(config))
+    model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    written = json.loads(path.read_text())
+    for part in ("text_config", "vision_config"):
+        written[part + "_dict"] = written[part]
+        written[part] = written[part] | {"hidden_act": "relu", "layer_norm_eps": 0.5, "num_hidden_layers": 1}
+    path.write_text(json.dumps(written))
+    inputs = {"pixel_values": torch.randn(2, 3, 32, 32), "input_ids": sentences()[0]}
+    with torch.no_grad():
+        theirs = transformers.CLIPModel.from_pretrained(tmp_path / "model").eval()(**inputs)
+        close(model(**inputs).logits_per_image, theirs.logits_per_image)
+    close(forward(succeeds, tmp_path, tmp_path / "model", inputs)["logits_per_image"], theirs.logits_per_image)
+
+
 def test_a_model_without_its_text_tower_still_has_the_other(succeeds, fails, tmp_path):
     config = transformers.CLIPConfig(text_config=text_config(TEXT[0]).to_dict(), vision_config=dict(IMAGE[0]), projection_dim=9)
     model = randomise(transformers.CLIPForImageClassification(config))

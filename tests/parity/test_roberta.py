@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 import test_experts  # noqa: E402
 from compare import check_input_gradients, close, forward, randomise  # noqa: E402
@@ -57,6 +57,17 @@ def test_outputs(succeeds, tmp_path, shape, padding, kind):
     close(ours["last_hidden_state"], theirs.last_hidden_state)
     if pooled:
         close(ours["pooler_output"], theirs.pooler_output)
+
+
+def test_a_head_in_the_checkpoint_is_reported(mmtune, tmp_path):
+    """A masked language model's: no part of the encoder, and no reason to refuse the rest."""
+    model = randomise(transformers.RobertaForMaskedLM(configured(SHAPES[0])))
+    model.save_pretrained(tmp_path / "model")
+    save_file({"input_ids": torch.randint(3, 50, (1, 5))}, tmp_path / "x.safetensors")
+    done = mmtune("forward", tmp_path / "model", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors")
+    assert done.returncode == 0, done.stderr
+    unused = [name for name in load_file(tmp_path / "model/model.safetensors") if name.startswith("lm_head.")]
+    assert unused and all(name in done.stderr for name in unused) and f"{len(unused)} unused" in done.stderr
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,38 @@
+#pragma once
+// The classification models of transformers whose heads compute exactly what one of ours computes.
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "backbones/backbone.h"
+#include "train/model.h"
+#include "train/recipe.h"
+
+namespace mmtune::train {
+
+struct HfHead {
+  std::string model_class;  ///< "BertForSequenceClassification"
+  std::string auto_class;   ///< "AutoModelForSequenceClassification"
+  std::string task_type;    ///< PEFT's; empty: none
+  backbones::Pooling pooling = backbones::Pooling::first;
+  HeadKind kind = HeadKind::linear;                        ///< mlp: tanh, as wide as the backbone
+  std::vector<std::string> modules;                        ///< that hold it, for PEFT's modules_to_save
+  std::vector<std::pair<std::string, std::string>> names;  ///< our tensor, and theirs below the task's model
+};
+
+/// Those of an architecture; empty where none is exact.
+std::vector<HfHead> hf_heads(std::string_view architecture);
+
+/// The one that computes what the model's head does over its only tower. Throws Error that says what differs and what would be exact.
+HfHead hf_head_of(const Recipe& recipe, const Model& model);
+
+/// The one whose tensors are `names` (transformers' names, those of the backbone's own modules without the task's prefix). Throws Error
+/// that lists them.
+HfHead hf_head_named(const std::vector<std::string>& names, const backbones::BackboneInfo& info, const std::string& where);
+
+/// How a recipe says this head.
+void describe_head(const HfHead& head, const backbones::BackboneInfo& info, Recipe& recipe);
+
+}  // namespace mmtune::train
