@@ -65,6 +65,10 @@ rows.append((loading["work"], "bounded by the disk, no second copy",
 tokens = whole(bench("tokenizer", "--program", BUILD / "bench" / "tokenize_bench"))
 rows.append((f'tokenising {tokens["texts"]:,} texts, one thread', "≥ 1 × the speed of `tokenizers`",
              f'{tokens["offsets"]["ratio"]:.2f} × with offsets, {tokens["ids"]["ratio"]:.2f} × ids only'))
+for name, one in whole(bench("tokenizer", "--bpe", "--program", BUILD / "bench" / "tokenize_bench")).items():
+    if isinstance(one, dict):
+        rows.append((f'the same, byte-pair tokenizer as {"RoBERTa" if name == "roberta" else "CLIP"}\'s', "≥ 1 × the speed of `tokenizers`",
+                     f'{one["offsets"]["ratio"]:.2f} × with offsets, {one["ids"]["ratio"]:.2f} × ids only'))
 pictures = whole(bench("images", "--program", BUILD / "bench" / "images_bench"))["sets"]
 rows.append(("decoding and resizing JPEG to 224², two threads", "≥ 1.5 × the transformers processor with Pillow",
              "; ".join(f'{name}: {one["times_as_fast_as_peer_threads"]:.2f} × its threads, {one["times_as_fast_as_peer_processes"]:.2f} × its processes'

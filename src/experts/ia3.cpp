@@ -21,7 +21,9 @@ struct Options {
 
 class Ia3 final : public Expert {
  public:
-  Ia3(const Options& options, std::vector<nn::WeightSite*> sites, const std::vector<std::string>& others) : sites_(std::move(sites)) {
+  Ia3(const Options& options, const backbones::Backbone& backbone, std::vector<nn::WeightSite*> sites,
+      const std::vector<std::string>& others)
+      : backbone_(&backbone), sites_(std::move(sites)) {
     std::vector<std::string> inputs, outputs;
     for (const nn::WeightSite* site : sites_) {
       const bool input = std::any_of(options.feed_forward.begin(), options.feed_forward.end(),
@@ -58,12 +60,14 @@ class Ia3 final : public Expert {
 
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
-    for (const auto& scaling : scalings_) macs += tokens * scaling->factors.numel();
+    for (std::size_t i = 0; i < sites_.size(); ++i)
+      macs += backbone_->rows_at(sites_[i]->name, sites_[i]->layer, tokens) * scalings_[i]->factors.numel();
     return macs;
   }
 
  private:
   FactorLists lists_;
+  const backbones::Backbone* backbone_;
   std::vector<nn::WeightSite*> sites_;
   std::vector<std::unique_ptr<nn::Scaling>> scalings_;
   bool enabled_ = false;
@@ -72,6 +76,7 @@ class Ia3 final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "ia3"; }
+  std::string_view summary() const override { return "learned factors on keys, values and feed-forward activations (Liu et al. 2022)"; }
 
   void declare(OptionVisitor& v) override {
     v.field("targets", options_.targets,
@@ -88,7 +93,7 @@ class Recipe final : public ExpertRecipe {
 
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator) const override {
     const std::vector<nn::WeightSite*> sites = chosen_maps(backbone, options_.targets, options_.companions.modules_to_save);
-    auto ia3 = std::make_unique<Ia3>(options_, sites, other_maps(names_of(sites), backbone));
+    auto ia3 = std::make_unique<Ia3>(options_, backbone, sites, other_maps(names_of(sites), backbone));
     return options_.companions.around(std::move(ia3), backbone, names_of(sites));
   }
 

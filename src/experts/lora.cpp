@@ -80,8 +80,13 @@ std::vector<Strength> strengths_of(const Options& options, const std::vector<nn:
 
 class Lora final : public Expert {
  public:
-  Lora(const Options& options, std::vector<std::string> targets, std::vector<nn::WeightSite*> sites, at::Generator& generator)
-      : options_(options), targets_(std::move(targets)), sites_(std::move(sites)), strengths_(strengths_of(options, sites_)) {
+  Lora(const Options& options, const backbones::Backbone& backbone, std::vector<std::string> targets, std::vector<nn::WeightSite*> sites,
+       at::Generator& generator)
+      : options_(options),
+        targets_(std::move(targets)),
+        backbone_(&backbone),
+        sites_(std::move(sites)),
+        strengths_(strengths_of(options, sites_)) {
     for (std::size_t i = 0; i < sites_.size(); ++i) {
       const nn::WeightSite& site = *sites_[i];
       const auto [rank, alpha] = strengths_[i];
@@ -139,13 +144,17 @@ class Lora final : public Expert {
 
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
-    for (std::size_t i = 0; i < sites_.size(); ++i) macs += tokens * strengths_[i].rank * (sites_[i]->in + sites_[i]->out);
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      const nn::WeightSite& site = *sites_[i];
+      macs += backbone_->rows_at(site.name, site.layer, tokens) * strengths_[i].rank * (site.in + site.out);
+    }
     return macs;
   }
 
  private:
   Options options_;
   std::vector<std::string> targets_;
+  const backbones::Backbone* backbone_;
   std::vector<nn::WeightSite*> sites_;
   std::vector<Strength> strengths_;
   std::vector<std::unique_ptr<nn::LowRank>> terms_;
@@ -155,6 +164,9 @@ class Lora final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "lora"; }
+  std::string_view summary() const override {
+    return "a product of two thin matrices added to every chosen linear map (Hu et al. 2021; also rank-stabilised, DoRA)";
+  }
 
   void declare(OptionVisitor& v) override {
     v.field("rank", options_.rank, {.help = "rank r of the update", .min = 1, .max = highest_rank});
@@ -186,7 +198,7 @@ class Recipe final : public ExpertRecipe {
 
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
     const std::vector<nn::WeightSite*> sites = chosen_maps(backbone, options_.targets, options_.companions.modules_to_save);
-    auto lora = std::make_unique<Lora>(options_, peft_targets(sites, backbone), sites, generator);
+    auto lora = std::make_unique<Lora>(options_, backbone, peft_targets(sites, backbone), sites, generator);
     return options_.companions.around(std::move(lora), backbone, names_of(sites));
   }
 

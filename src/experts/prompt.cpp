@@ -139,6 +139,9 @@ class WordPrompt final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "prompt"; }
+  std::string_view summary() const override {
+    return "tokens in front of the sequence, once or in every block (Lester et al. 2021; Jia et al. 2022)";
+  }
   void declare(OptionVisitor& v) override {
     v.field("length", options_.length, {.help = "number of prompt tokens", .min = 1, .max = 65536});
     v.choice("place", options_.place,

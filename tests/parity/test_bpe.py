@@ -11,6 +11,7 @@ tokenizers = pytest.importorskip("tokenizers")
 
 import texts  # noqa: E402
 import tokenizing  # noqa: E402
+from bpe_models import CLIP, GPT2, MARKED_CLIP, clip_like, clip_normalizer, clip_split, roberta_like  # noqa: E402
 from test_tokenizer import code_points, inside_words  # noqa: E402
 from tokenizers import Regex, Tokenizer, models, normalizers, processors, trainers  # noqa: E402
 from tokenizers import pre_tokenizers as P  # noqa: E402
@@ -19,23 +20,6 @@ from tokenizing import Case, assert_equal, refusal, store, with_added  # noqa: E
 pytestmark = pytest.mark.skipif(not tokenizing.TOOL.exists(), reason=f"{tokenizing.TOOL} is not built")
 
 ENOUGH = 100_000
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CLIP = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-MARKED_CLIP = r"<\|startoftext\|>|<\|endoftext\|>|" + CLIP
-ROBERTA_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-CLIP_SPECIALS = ["<|startoftext|>", "<|endoftext|>"]
-
-
-def clip_split(expression=MARKED_CLIP, **options):
-    return P.Split(Regex(expression), behavior="removed", invert=True, **options)
-
-
-def clip_normalizer():
-    return normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
-
-
-def made_texts(count, seed):
-    return [text for text in texts.made(count, seed=seed) if isinstance(text, str)]
 
 
 @pytest.fixture(scope="module")
@@ -45,52 +29,18 @@ def corpus():
     return random.Random(0).sample(found, min(len(found), 20_000)) + made_texts(3000, seed=1)
 
 
-def trained(corpus, specials, size, normalizer=None, pre_tokenizer=None, suffix=None, unknown=None):
-    options = {key: value for key, value in (("end_of_word_suffix", suffix), ("unk_token", unknown)) if value is not None}
-    tokenizer = Tokenizer(models.BPE(**options))
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    if pre_tokenizer is not None:
-        tokenizer.pre_tokenizer = pre_tokenizer
-    more = {} if suffix is None else {"end_of_word_suffix": suffix}
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=specials, initial_alphabet=P.ByteLevel.alphabet(), show_progress=False, **more
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    return json.loads(tokenizer.to_str())
-
-
 @pytest.fixture(scope="module")
 def roberta(corpus):
-    made = trained(corpus, ROBERTA_SPECIALS, 8000, pre_tokenizer=P.ByteLevel(add_prefix_space=False))
-    made["post_processor"] = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": True, "add_prefix_space": False}
-    made["added_tokens"][4]["lstrip"] = True  # as in the published file
-    return made
+    return roberta_like(corpus)
 
 
 @pytest.fixture(scope="module")
 def clip(corpus):
-    """With every byte also at the end of a word, as in the published vocabulary."""
-    made = trained(
-        corpus,
-        CLIP_SPECIALS,
-        8000,
-        clip_normalizer(),
-        P.Sequence([clip_split(), P.ByteLevel(add_prefix_space=False)]),
-        suffix="</w>",
-        unknown="<|endoftext|>",
-    )
-    vocabulary = made["model"]["vocab"]
-    for letter in sorted(P.ByteLevel.alphabet()):
-        vocabulary.setdefault(letter + "</w>", len(vocabulary))
-    made["post_processor"] = {
-        "type": "RobertaProcessing",
-        "sep": ["<|endoftext|>", 1],
-        "cls": ["<|startoftext|>", 0],
-        "trim_offsets": False,
-        "add_prefix_space": False,
-    }
-    return made
+    return clip_like(corpus)
+
+
+def made_texts(count, seed):
+    return [text for text in texts.made(count, seed=seed) if isinstance(text, str)]
 
 
 def gpt2_of(roberta, **options):
