@@ -116,13 +116,13 @@ class Block {
     const std::int64_t batch = tokens.layout.batch(), prompts = tokens.prompt_count;
     const at::Tensor rows = windows.padded() ? at::cat({normed, at::zeros({1, normed.size(1)}, normed.options())}) : normed;
     std::vector<at::Tensor> qkv = attention.project(rows, rows, context);
-    for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts);
+    for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts, tokens.released_window_order);
     at::Tensor bias = table_.index_select(0, windows.relative_positions()).view({windows.area(), windows.area(), heads_});
     bias = bias.permute({2, 0, 1}).contiguous();
     if (prompts > 0) bias = at::constant_pad_nd(bias, {prompts, 0, prompts, 0});
     const nn::Layout layout = nn::Layout::uniform(batch * windows.count(), prompts + windows.area());
     const at::Tensor attended = attention.attend(qkv, layout, layout, context, {.bias = bias, .group_bias = windows.shift_mask(prompts)});
-    return windows.join(attended, batch, prompts);
+    return windows.join(attended, batch, prompts, tokens.released_window_order);
   }
 
   std::int64_t window_, heads_;

@@ -17,8 +17,8 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe,    linear_recipe, bitfit_recipe, lora_recipe,  ia3_recipe,
-                            adapter_recipe, prefix_recipe, prompt_recipe, ladder_recipe};
+constexpr Maker makers[] = {full_recipe,    linear_recipe, bitfit_recipe, lora_recipe,   ia3_recipe,
+                            adapter_recipe, prefix_recipe, prompt_recipe, ladder_recipe, mope_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 constexpr std::string_view peft_prefix = "base_model.model.";
@@ -37,6 +37,7 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"PREFIX_TUNING", "prefix"},
                                    {"MMTUNE_PROMPT", "prompt"},
                                    {"MMTUNE_DEEP_PROMPT", "prompt"},
+                                   {"MMTUNE_MOPE", "mope"},
                                    {"MMTUNE_ADAPTER", "adapter"},
                                    {"MMTUNE_LADDER", "ladder"},
                                    {"MMTUNE_BITFIT", "bitfit"},
@@ -79,7 +80,8 @@ void check_backbone(const io::SafetensorsFile& file, const std::string& fingerpr
 
 std::int64_t Expert::parameter_count() const {
   std::int64_t count = 0;
-  for (const nn::NamedTensor& named : tensors()) count += named.tensor.numel();
+  for (const nn::NamedTensor& named : tensors())
+    if (named.tensor.requires_grad()) count += named.tensor.numel();
   return count;
 }
 

@@ -24,7 +24,11 @@ class BlockPrompt final : public nn::SequenceHook {
 
   void before_block(nn::Tokens& tokens, const nn::Context& context) override {
     if (!options_.deep && tokens.prompt_count > 0) return;
-    const at::Tensor prompts = nn::dropout(table_, options_.dropout, context);
+    at::Tensor prompts = table_;
+    if (context.training && options_.dropout > 0) {
+      // Every example drops values of its own.
+      prompts = nn::dropout(table_.unsqueeze(0).expand({tokens.layout.batch(), table_.size(0), table_.size(1)}), options_.dropout, context);
+    }
     if (tokens.prompt_count > 0) {
       tokens.replace_prompts(prompts);
     } else {

@@ -84,9 +84,16 @@ std::vector<nn::NamedTensor> Tower::tensors() const {
     const int number = ++seen[std::string(expert->kind())];
     std::string prefix = name_ + "." + std::string(expert->kind()) + ".";
     if (number > 1) prefix += std::to_string(number) + ".";
-    for (const nn::NamedTensor& item : expert->tensors()) all.push_back({prefix + item.name, item.tensor});
+    for (const nn::NamedTensor& item : expert->tensors())
+      if (item.tensor.requires_grad()) all.push_back({prefix + item.name, item.tensor});
   }
   return all;
+}
+
+const experts::Expert* Tower::conditional() const {
+  for (const auto& expert : experts_)
+    if (expert->conditional()) return expert.get();
+  return nullptr;
 }
 
 std::int64_t Tower::width() const {
