@@ -83,6 +83,8 @@ class Block {
     const nn::Layout key_layout = tokens.layout;
     if (first_only) {
       tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
+    } else if (tokens.prompts_end) {
+      tokens.remove_prompts();
     }
     tokens.rows = feed_forward(attend(tokens.rows, x, tokens.layout, key_layout, context), tokens.layout, context);
     if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);

@@ -93,6 +93,18 @@ at::Tensor normal_leaf(at::IntArrayRef shape, double std, at::Generator& generat
   return leaf(std > 0 ? at::empty(shape).normal_(0.0, std, generator) : at::zeros(shape));
 }
 
+bool prompts_end(const backbones::Backbone& backbone, const std::vector<nn::SequenceSite*>& sites) {
+  const backbones::BackboneInfo& info = backbone.info();
+  const bool merging = info.modality == backbones::Modality::image && !info.has_class_token;
+  return !merging && std::none_of(sites.begin(), sites.end(), [](const nn::SequenceSite* site) { return site->causal; });
+}
+
+std::int64_t ending_prompt_macs(const std::vector<nn::SequenceSite*>& sites, std::int64_t tokens, std::int64_t prompts) {
+  std::int64_t total = 0;
+  for (const nn::SequenceSite* site : sites) total += 2 * prompts * site->width * site->width + 2 * tokens * prompts * site->width;
+  return total;
+}
+
 void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what) {
   std::set<std::string> endings;
   for (const std::string& name : names) endings.insert(name.substr(name.rfind('.') + 1));

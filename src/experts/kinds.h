@@ -36,6 +36,12 @@ std::vector<Site*> chosen(const std::vector<Site*>& sites, const std::vector<std
 template <class Site>
 std::vector<std::string> spelt(const std::vector<Site*>& sites, std::vector<std::string> patterns);
 
+/// Whether the blocks of `sites` leave out what nobody reads of prompts (nn::Tokens::prompts_end): causal ones do not, nor Swin's.
+bool prompts_end(const backbones::Backbone& backbone, const std::vector<nn::SequenceSite*>& sites);
+/// Multiply-accumulates that `prompts` tokens then add to a pass over `tokens` rows if every block brings its own: keys, values, and every
+/// row's attention to them.
+std::int64_t ending_prompt_macs(const std::vector<nn::SequenceSite*>& sites, std::int64_t tokens, std::int64_t prompts);
+
 /// Puts a hook into a site's list, or takes it out.
 template <class Hook>
 void attach(std::vector<Hook*>& hooks, std::type_identity_t<Hook>* hook, bool attached) {

@@ -217,7 +217,11 @@ void Mope::set_enabled(bool enabled) {
 }
 
 std::int64_t Mope::extra_macs(std::int64_t tokens) const {
-  std::int64_t total = backbone_->macs(tokens + prompts(), false) - backbone_->macs(tokens, false);
+  std::vector<nn::SequenceSite*> sites;
+  for (const Block& block : blocks_) sites.push_back(block.site);
+  std::int64_t total = options_.deep && prompts_end(*backbone_, sites)
+                           ? ending_prompt_macs(sites, tokens, prompts())
+                           : backbone_->macs(tokens + prompts(), false) - backbone_->macs(tokens, false);
   for (const nn::NamedTensor& item : tensors())
     // Maps of y and of the pooled tokens, keys, and the mixture: one product an element, whatever the batch.
     if (item.tensor.dim() >= 2 && item.name != "input_prompts" && !item.name.ends_with(".static")) total += item.tensor.numel();
@@ -332,11 +336,14 @@ void Mope::before_block(const Block& block, nn::Tokens& tokens, const nn::Contex
     tokens.insert_prompts(nn::dropout(input_prompts_, options_.dropout, context), block.site->prompt_position);
   }
   tokens.released_window_order = options_.released_window_order;
+  tokens.prompts_end = options_.deep && !merging_;
 }
 
 void Mope::after_block(const Block& block, nn::Tokens& tokens) const {
-  // What merging backbones pool are all tokens, prompts included. Text prompts of a deep expert leave behind every block.
-  if ((block.site->last && !merging_) || (!picture_ && options_.deep)) tokens.remove_prompts();
+  // What merging backbones pool are all tokens, prompts included. Elsewhere the prompts of a deep expert leave behind every block, if the
+  // block has not left them out already.
+  if (merging_ || tokens.prompt_count == 0) return;
+  if (block.site->last || options_.deep) tokens.remove_prompts();
 }
 
 }  // namespace mmtune::experts

@@ -125,8 +125,8 @@ class Mope final : public Expert {
 
   MopeOptions options_;
   const backbones::Backbone* backbone_;
-  bool picture_ = false;  ///< prompts travel with the tokens instead of leaving behind every block
-  bool merging_ = false;  ///< and go through stages of growing width
+  bool picture_ = false;
+  bool merging_ = false;  ///< prompts travel with the tokens through stages of growing width, instead of leaving behind every block
   std::vector<Block> blocks_;
   std::vector<std::unique_ptr<Hook>> hooks_;
   std::size_t making_ = 0;  ///< blocks that make prompts

@@ -78,8 +78,10 @@ void declare(OptionVisitor& v, HeadSection& s) {
   v.choice("kind", s.kind, {{"linear", HeadKind::linear}, {"mlp", HeadKind::mlp, "one hidden layer with GELU"}},
            {.help = "what turns features into logits"});
   v.choice("fusion", s.fusion,
-           {{"concat", Fusion::concat, "one head over all towers' features"},
-            {"mean_logits", Fusion::mean_logits, "one head a tower, the mean over the towers that an example has"}},
+           {{"automatic", Fusion::automatic, "main where an expert conditions the main tower (mope), else concat"},
+            {"concat", Fusion::concat, "one head over all towers' features"},
+            {"mean_logits", Fusion::mean_logits, "one head a tower, the mean over the towers that an example has"},
+            {"main", Fusion::main, "one head over the main tower's feature"}},
            {.help = "how several towers become one answer"});
   v.field("hidden", s.hidden, {.help = "width of the hidden layer of kind mlp", .min = 1, .max = 65536});
   v.field("dropout", s.dropout, {.help = "dropout on the features (linear) or on the hidden layer (mlp)", .min = 0, .below = 1});

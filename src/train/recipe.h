@@ -47,14 +47,15 @@ struct ExpertSection {
 };
 void declare(OptionVisitor& visitor, ExpertSection& section);
 
-enum class Fusion { concat, mean_logits };
+/// `automatic`: `main` where an expert conditions the main tower on the other one, else `concat`.
+enum class Fusion { automatic, concat, mean_logits, main };
 enum class HeadKind { linear, mlp };
 /// What stands in for a modality that an example lacks.
 enum class Absent { automatic, learned, error };
 
 struct HeadSection {
   HeadKind kind = HeadKind::linear;
-  Fusion fusion = Fusion::concat;
+  Fusion fusion = Fusion::automatic;
   std::int64_t hidden = 256;
   double dropout = 0.0;
   bool normalise = false;

@@ -77,9 +77,19 @@ void Case::compare(const std::string& tensor, const at::Tensor& got) {
     fail(tensor + ": of another shape");
     return;
   }
+  // One expert alone has no spread: the released code computes 0/0 there and takes it for 0.
+  if (tensor.find("cv2") != std::string::npos) {
+    const at::Tensor defined = reference.isnan().logical_not();
+    judge(tensor, got.detach().masked_select(defined).to(at::kDouble), reference.masked_select(defined).to(at::kDouble));
+    return;
+  }
+  judge(tensor, got.detach().to(at::kDouble), reference.to(at::kDouble));
+}
+
+void Case::judge(const std::string& tensor, const at::Tensor& got, const at::Tensor& reference) {
+  if (reference.numel() == 0) return;
   const bool gradient = tensor.starts_with("grad.");
-  const double largest = reference.numel() > 0 ? reference.abs().max().item<double>() : 0.0;
-  const double apart = reference.numel() > 0 ? (got.detach().to(at::kDouble) - reference.to(at::kDouble)).abs().max().item<double>() : 0.0;
+  const auto largest = reference.abs().max().item<double>(), apart = (got - reference).abs().max().item<double>();
   // Where the reference is zero throughout, so must ours be.
   const double relative = largest > 0 ? apart / largest : (apart > 0 ? 1.0 : 0.0);
   double& worst = gradient ? worst_gradient_ : worst_forward_;

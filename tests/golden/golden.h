@@ -54,6 +54,7 @@ class Case {
   double worst(bool gradients) const { return gradients ? worst_gradient_ : worst_forward_; }
 
  private:
+  void judge(const std::string& tensor, const at::Tensor& got, const at::Tensor& reference);
   std::string name_;
   Json json_;
   std::map<std::string, at::Tensor> tensors_;

@@ -110,7 +110,7 @@ void prompt_generation(Case& golden) {
   compare_routing(golden, "mid.router.", mope.routing().at(0), options);
   golden.compare("mid.router.dynamic_prompt", mope.routing().at(0).dynamic);
   golden.compare("loss.importance", mope.importance());
-  const Tensor total = (prompts * golden.take("input.probe")).sum() + mope.auxiliary_loss();
+  const Tensor total = with_importance(mope, (prompts * golden.take("input.probe")).sum());
   golden.compare("loss.total", total);
   total.backward();
   bindings.compare_gradients();

@@ -39,6 +39,7 @@ class Watch final : public nn::SequenceHook {
   void before_block(nn::Tokens& tokens, const nn::Context& context) override {
     entering_(tokens);
     inner_->before_block(tokens, context);
+    tokens.prompts_end = false;  // the case knows what becomes of the prompts, read or not
     prompted_(tokens);
   }
   void after_block(nn::Tokens& tokens, const nn::Context& context) override {
@@ -211,7 +212,7 @@ void compare_shift_masks(Case& golden, const std::string& prefix) {
     std::smatch found;
     if (!std::regex_match(name, found, pattern)) continue;
     const std::int64_t side = size >> std::stoll(found[1].str());
-    golden.compare(name, backbones::Windows(side, side, window, window / 2).shift_mask(0));
+    golden.compare(name, backbones::Windows(side, side, window, window / 2, window).shift_mask(0));
   }
 }
 
@@ -229,6 +230,11 @@ void compare_routing(Case& golden, const std::string& prefix, const experts::Mop
   golden.compare(prefix + "scores", routing.scores);
   golden.compare(prefix + "cv2", experts::mope_variation(routing.scores));
   golden.compare(prefix + "importance", experts::mope_importance(routing.scores, options.importance_threshold.value()));
+}
+
+Tensor with_importance(const Mope& mope, const Tensor& task) {
+  const Tensor added = mope.auxiliary_loss();
+  return added.defined() ? task + added : task;
 }
 
 void bert_stack(Case& golden) {
@@ -342,7 +348,7 @@ void swin_stack(Case& golden) {
   golden.compare("loss.task", total);
   if (!scores.defined()) {
     golden.compare("loss.importance", mope.importance());
-    total = total + mope.auxiliary_loss();
+    total = with_importance(mope, total);
   }
   golden.compare("loss.total", total);
   total.backward();
@@ -420,7 +426,7 @@ void whole_classifier(Case& golden) {
   const Tensor logits = logits_of(*head, cls);
   golden.compare("out.logits", logits);
   compare_experts(golden, mope, y);
-  const Tensor task = task_loss(golden, logits), total = task + mope.auxiliary_loss();
+  const Tensor task = task_loss(golden, logits), total = with_importance(mope, task);
   golden.compare("loss.task", task);
   golden.compare("loss.importance", mope.importance());
   golden.compare("loss.total", total);
