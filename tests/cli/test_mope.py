@@ -6,7 +6,9 @@ import random
 import re
 import subprocess
 import time
+import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from training_support import (COLOURS, PROGRAM, make_image_model, make_picture, make_text_model, mmtune, trained_files, write_jsonl,
@@ -44,11 +46,11 @@ def world(tmp_path_factory):
     return folder
 
 
-def recipe_of(world, path, data="pairs", expert=None, others=(), backbone=None, **sections):
+def recipe_of(world, path, pairs="pairs", expert=None, others=(), backbone=None, **sections):
     train = {"epochs": 2, "batch": 12, "lr": 1e-2, "threads": 1, **sections.pop("train", {})}
     towers = {"main": world / "bert", "condition": world / "vit", **(backbone or {})}
     mope = {"method": "mope", "experts": 3, "prompt_length": 2, "mapper_width": 8, **(expert or {})}
-    return write_recipe(path, backbone=towers, expert=[mope, *others], data={"train": world / data / "manifest.jsonl", **sections.pop("data", {})},
+    return write_recipe(path, backbone=towers, expert=[mope, *others], data={"train": world / pairs / "manifest.jsonl", **sections.pop("data", {})},
                         train=train, **sections)
 
 
@@ -129,7 +131,7 @@ def test_ablations_train_and_reload(world, tmp_path, ablation):
 
 
 def test_missing_pictures(world, tmp_path):
-    recipe = recipe_of(world, tmp_path / "r.toml", data="lacking")
+    recipe = recipe_of(world, tmp_path / "r.toml", pairs="lacking")
     run = tmp_path / "run"
     mmtune("train", recipe, "--out", run, check=0)
     assert json.loads((run / "run.json").read_text())["learned_absent"] == [False, True]
@@ -253,3 +255,54 @@ def test_explain_needs_a_router(world, tmp_path):
     mmtune("train", recipe, "--out", tmp_path / "run", check=0)
     done = mmtune("explain", tmp_path / "run", "--data", world / "pairs" / "manifest.jsonl", "--out", tmp_path / "x.html", check=2)
     assert "nothing in this run routes" in done.stderr and not (tmp_path / "x.html").exists()
+
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "mope"
+PUBLISHED = ("mm_imdb", "food101", "snli_ve")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem not in PUBLISHED))
+def test_baselines_run(world, tmp_path, name):
+    """Every method that MoPE is compared with trains on tiny models and answers."""
+    path = RECIPES / f"{name}.toml"
+    recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    towers = {key: world / ("vit" if "vit" in recipe["backbone"][key] else "bert") for key in ("main", "condition") if key in recipe["backbone"]}
+    manifest = world / "pairs" / "manifest.jsonl"
+    run = tmp_path / "run"
+    mmtune("train", path, "--out", run, *(f"backbone.{key}={value}" for key, value in towers.items()), f"data.train={manifest}",
+           f"data.valid={manifest}", "train.batch=12", "train.steps=3", "train.threads=1", check=0)
+    assert evaluate(run, manifest)["examples"] == 60
+
+
+def published_layout(world, folder, name):
+    """A small folder in the data set's own layout."""
+    rng = random.Random(3)
+    colours = list(COLOURS)
+    rows = {"train": [], "val": []}
+    for split, count in (("train", 12), ("val", 6)):
+        for i in range(count):
+            colour = colours[i % 3]
+            key = f"{split}{i}"
+            picture = f"images/{key}.png"
+            if name == "snli_ve":
+                picture = f"Flickr30K/flickr30k_images/{key}.jpg"
+            (folder / name / picture).parent.mkdir(parents=True, exist_ok=True)
+            make_picture(folder / name / picture, colour, rng)
+            row = {"mm_imdb": {"id": key, "text": f"the box is {colour}", "img": picture, "label": [colour, "red"] if i % 2 else []},
+                   "food101": {"id": key, "label": colour, "text": f"a {colour} dish", "img": picture},
+                   "snli_ve": {"pairID": key, "sentence1": "not used", "sentence2": f"it is {colour}", "gold_label": colour,
+                               "Flickr30K_ID": key}}[name]
+            rows[split].append(row)
+        write_jsonl(folder / name / f"{split}.jsonl", rows[split])
+    (folder / name / "labels.txt").write_text("".join(f"{colour}  \n" for colour in colours))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_layouts(world, tmp_path, name):
+    published_layout(world, tmp_path, name)
+    run = tmp_path / "run"
+    mmtune("train", RECIPES / f"{name}.toml", "--out", run, f"backbone.main={world / 'vit'}", f"backbone.condition={world / 'bert'}",
+           "train.batch=6", "train.steps=2", "train.threads=1", check=0, cwd=tmp_path)
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["train"]["examples"] == 12
+    assert ("macro_f1" if name == "mm_imdb" else "accuracy") in record["valid"]
