@@ -12,6 +12,7 @@ Command train_command();
 Command eval_command();
 Command predict_command();
 Command cost_command();
+Command explain_command();
 Command reference_command();
 Command pretrain_command();
 Command pull_command();

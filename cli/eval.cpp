@@ -40,6 +40,11 @@ Json to_json(const train::Evaluation& evaluation, const data::Dataset& dataset) 
     if (metric.interval) entry["interval"] = {number(metric.interval->low), number(metric.interval->high)};
   }
   json["details"] = evaluation.details;
+  for (const train::PatternResult& pattern : evaluation.patterns) {
+    Json& entry = json["patterns"][pattern.pattern];
+    entry["examples"] = pattern.examples;
+    for (const report::Metric& metric : pattern.metrics) entry["metrics"][metric.name] = number(metric.value);
+  }
   return json;
 }
 
@@ -50,8 +55,16 @@ std::string to_text(const train::Evaluation& evaluation) {
     if (metric.interval) interval = report::fixed(metric.interval->low) + " – " + report::fixed(metric.interval->high);
     table.add({metric.name, report::fixed(metric.value), interval});
   }
-  std::string text = table.text() + "\n" + std::to_string(evaluation.examples) + " examples, " +
-                     report::fixed(static_cast<double>(evaluation.examples) / evaluation.seconds, 1) + " a second";
+  std::string text = table.text() + "\n";
+  if (!evaluation.patterns.empty()) {
+    report::Table patterns({{"examples that have"}, {"examples", report::Align::right}, {"metric"}, {"value", report::Align::right}});
+    for (const train::PatternResult& pattern : evaluation.patterns)
+      for (const report::Metric& metric : pattern.metrics)
+        patterns.add({pattern.pattern, std::to_string(pattern.examples), metric.name, report::fixed(metric.value)});
+    text += patterns.text() + "\n";
+  }
+  text += std::to_string(evaluation.examples) + " examples, " +
+          report::fixed(static_cast<double>(evaluation.examples) / evaluation.seconds, 1) + " a second";
   if (!evaluation.skipped.empty()) text += ", " + std::to_string(evaluation.skipped.size()) + " skipped";
   return text + "\n";
 }

@@ -12,6 +12,7 @@ std::vector<Command> all_commands() {
   commands.push_back(train_command());
   commands.push_back(eval_command());
   commands.push_back(predict_command());
+  commands.push_back(explain_command());
   commands.push_back(cost_command());
   commands.push_back(reference_command());
 #endif

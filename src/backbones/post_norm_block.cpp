@@ -24,7 +24,11 @@ void PostNormBlock::operator()(nn::Tokens& tokens, bool first_only, const nn::Co
   if (sequence_.hook) sequence_.hook->before_block(tokens, context);
   const at::Tensor x = tokens.rows;
   const nn::Layout key_layout = tokens.layout;
-  if (first_only) tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
+  if (first_only) {
+    tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
+  } else if (tokens.prompts_end) {
+    tokens.remove_prompts();
+  }
   tokens.rows = feed_forward(attend(tokens.rows, x, tokens.layout, key_layout, context), tokens.layout, context);
   if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);
 }

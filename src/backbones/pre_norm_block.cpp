@@ -53,6 +53,13 @@ void PreNormBlock::operator()(nn::Tokens& tokens, const at::Tensor& only, const 
     x = x.index_select(0, rows);
     queries = all.index_select(0, rows);
     tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
+  } else if (tokens.prompts_end && !sequence_.causal) {
+    nn::Tokens normed = tokens;
+    normed.rows = all;
+    normed.remove_prompts();
+    tokens.remove_prompts();
+    x = tokens.rows;
+    queries = normed.rows;
   }
   finish(tokens, x, queries, self_attention_(queries, all, tokens.layout, key_layout, context, {.causal = sequence_.causal}), context);
   if (sequence_.hook && !only.defined()) sequence_.hook->after_block(tokens, context);

@@ -116,19 +116,33 @@ class Block {
     const std::int64_t batch = tokens.layout.batch(), prompts = tokens.prompt_count;
     const at::Tensor rows = windows.padded() ? at::cat({normed, at::zeros({1, normed.size(1)}, normed.options())}) : normed;
     std::vector<at::Tensor> qkv = attention.project(rows, rows, context);
-    for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts);
+    for (at::Tensor& part : qkv) part = windows.split(part, batch, prompts, tokens.released_window_order);
+    const nn::Layout layout = nn::Layout::uniform(batch * windows.count(), prompts + windows.area());
+    const at::Tensor attended =
+        attention.attend(qkv, layout, layout, context, {.bias = bias_of(windows, prompts), .group_bias = windows.shift_mask(prompts)});
+    return windows.join(attended, batch, prompts, tokens.released_window_order);
+  }
+
+  /// [H, P + area, P + area], 0 for prompts. Made once as long as the table is the same and does not learn.
+  at::Tensor bias_of(const Windows& windows, std::int64_t prompts) const {
+    if (kept_.bias.defined() && kept_.table.is_same(table_) && kept_.side == windows.side() && kept_.prompts == prompts) return kept_.bias;
     at::Tensor bias = table_.index_select(0, windows.relative_positions()).view({windows.area(), windows.area(), heads_});
     bias = bias.permute({2, 0, 1}).contiguous();
     if (prompts > 0) bias = at::constant_pad_nd(bias, {prompts, 0, prompts, 0});
-    const nn::Layout layout = nn::Layout::uniform(batch * windows.count(), prompts + windows.area());
-    const at::Tensor attended = attention.attend(qkv, layout, layout, context, {.bias = bias, .group_bias = windows.shift_mask(prompts)});
-    return windows.join(attended, batch, prompts);
+    if (!table_.requires_grad()) kept_ = {table_, bias, windows.side(), prompts};
+    return bias;
   }
+
+  struct KeptBias {
+    at::Tensor table, bias;
+    std::int64_t side = 0, prompts = 0;
+  };
 
   std::int64_t window_, heads_;
   PreNormBlock block_;
   std::string table_name_;
   at::Tensor table_;  ///< [(2w - 1)², heads], by the offset of query and key
+  mutable KeptBias kept_;
 };
 
 /// Puts 2 x 2 patches beside each other and halves what that gives.

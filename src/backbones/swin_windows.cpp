@@ -67,7 +67,7 @@ Windows::Windows(std::int64_t height, std::int64_t width, std::int64_t side, std
   relative_positions_ = relative_positions_.to(device);
 }
 
-at::Tensor Windows::split(const at::Tensor& rows, std::int64_t batch, std::int64_t prompts) const {
+at::Tensor Windows::split(const at::Tensor& rows, std::int64_t batch, std::int64_t prompts, bool mixed) const {
   const std::int64_t width = rows.size(1), own = batch * (prompts + patches_);
   MMTUNE_ASSERT(rows.size(0) == own + (padded() ? 1 : 0));
   const at::Tensor pictures = (padded() ? rows.narrow(0, 0, own) : rows).view({batch, prompts + patches_, width});
@@ -81,17 +81,21 @@ at::Tensor Windows::split(const at::Tensor& rows, std::int64_t batch, std::int64
     places = Permute::apply(patches, patch_of_, place_of_);
   }
   if (prompts == 0) return places.view({-1, width});
-  const at::Tensor front = pictures.narrow(1, 0, prompts).unsqueeze(1).expand({batch, count_, prompts, width});
+  const at::Tensor own_prompts = pictures.narrow(1, 0, prompts);
+  const at::Tensor front = mixed ? own_prompts.repeat({count_, 1, 1}).view({batch, count_, prompts, width})
+                                 : own_prompts.unsqueeze(1).expand({batch, count_, prompts, width});
   return at::cat({front, places.view({batch, count_, area_, width})}, 2).view({-1, width});
 }
 
-at::Tensor Windows::join(const at::Tensor& windows, std::int64_t batch, std::int64_t prompts) const {
+at::Tensor Windows::join(const at::Tensor& windows, std::int64_t batch, std::int64_t prompts, bool mixed) const {
   const std::int64_t width = windows.size(1);
   const at::Tensor all = windows.view({batch, count_, prompts + area_, width});
   const at::Tensor places = (prompts == 0 ? all : all.narrow(2, prompts, area_)).reshape({batch, count_ * area_, width});
   const at::Tensor patches = padded() ? places.index_select(1, place_of_) : Permute::apply(places, place_of_, patch_of_);
   if (prompts == 0) return patches.view({-1, width});
-  return at::cat({all.narrow(2, 0, prompts).mean(1), patches}, 1).view({-1, width});
+  const at::Tensor front = all.narrow(2, 0, prompts);
+  const at::Tensor averaged = mixed ? front.reshape({count_, batch, prompts, width}).mean(0) : front.mean(1);
+  return at::cat({averaged, patches}, 1).view({-1, width});
 }
 
 at::Tensor Windows::shift_mask(std::int64_t prompts) const {

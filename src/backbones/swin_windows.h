@@ -23,9 +23,10 @@ class Windows {
 
   /// Rows [B·(P + H·W), D] → [B·count·(P + area), D], the pictures' windows behind each other. Where padded() there is one row more: what
   /// stands in the places without a patch.
-  at::Tensor split(const at::Tensor& rows, std::int64_t batch, std::int64_t prompts) const;
+  /// `mixed`: window i of the batch gets the prompts of picture i mod B (nn::Tokens::released_window_order).
+  at::Tensor split(const at::Tensor& rows, std::int64_t batch, std::int64_t prompts, bool mixed = false) const;
   /// The way back; a prompt becomes the mean over its picture's windows, and places without a patch are dropped.
-  at::Tensor join(const at::Tensor& windows, std::int64_t batch, std::int64_t prompts) const;
+  at::Tensor join(const at::Tensor& windows, std::int64_t batch, std::int64_t prompts, bool mixed = false) const;
 
   /// [count, P + area, P + area]: -100 between places that the shift has brought together from different ends of the map, 0 elsewhere;
   /// undefined without a shift.

@@ -15,7 +15,8 @@ namespace mmtune::data {
 /// How to read one split. The format is told by the path: *.jsonl, *.json (a list), *.csv, *.tsv, or a folder (subfolder = class).
 struct ReadOptions {
   std::string path;
-  /// Our field → the file's field: {"image": "picture", "label": "class_name"}. Unmapped names are the manifest's own.
+  /// Our field → the file's field: {"image": "picture", "label": "class_name"}. Unmapped names are the manifest's own. A name with braces
+  /// is a text that fields of the row are put into: {"image": "pictures/{photo}.jpg"}; a row that lacks one of them has no such field.
   std::map<std::string, std::string> columns;
   /// Whether a mapped text, text_pair, image, image_pair or audio column that no row has is an Error (a misspelt name would otherwise
   /// drop a modality in silence). Off for prediction, where a file may lack what the training file had.

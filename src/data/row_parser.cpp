@@ -27,6 +27,11 @@ std::string field_names(const Json& row) {
   return names;
 }
 
+bool is_pattern(std::string_view column) {
+  const std::size_t open = column.find('{');
+  return open != std::string_view::npos && column.find('}', open) != std::string_view::npos;
+}
+
 bool is_sound(std::string_view name) {
   for (const std::string_view ending : {".wav", ".flac", ".ogg", ".WAV", ".FLAC", ".OGG"}) {
     if (name.ends_with(ending)) return true;
@@ -94,7 +99,38 @@ void RowParser::fail(const Cursor& cursor, std::string_view ours, std::string wh
                .hint = std::move(hint)});
 }
 
+/// "pictures/{photo}.jpg" with the row's own values; nothing where the row lacks one of them.
+std::optional<std::string> RowParser::filled(const Cursor& cursor, std::string_view pattern) const {
+  std::string text;
+  for (;;) {
+    const std::size_t open = pattern.find('{'), close = pattern.find('}', open);
+    if (open == std::string_view::npos || close == std::string_view::npos) return text + std::string(pattern);
+    text += pattern.substr(0, open);
+    const std::string field(pattern.substr(open + 1, close - open - 1));
+    const Value value = find(cursor, field);
+    if (value.json == nullptr) return std::nullopt;
+    const auto own = scalar_text(*value.json);
+    if (!own)
+      throw Error({.what = "field '" + printable(field) + "': wrong type",
+                   .where = cursor.row.where,
+                   .expected = "a text or an integer",
+                   .got = value.json->type_name()});
+    text += *own;
+    pattern.remove_prefix(close + 1);
+  }
+}
+
 ParsedRow RowParser::parse(const Row& row, const Json* joined, const std::filesystem::path& joined_folder) {
+  std::optional<Row> completed;
+  for (const auto& [ours, theirs] : columns_) {
+    if (!is_pattern(theirs) || row.fields.contains(theirs)) continue;
+    if (!completed) completed = row;
+    if (auto text = filled(Cursor{row, joined, joined_folder}, theirs)) completed->fields[theirs] = std::move(*text);
+  }
+  return parse_completed(completed ? *completed : row, joined, joined_folder);
+}
+
+ParsedRow RowParser::parse_completed(const Row& row, const Json* joined, const std::filesystem::path& joined_folder) {
   if (first_fields_.empty()) first_fields_ = field_names(row.fields) + (joined == nullptr ? "" : "; joined: " + field_names(*joined));
   const Cursor cursor{row, joined, joined_folder};
   ParsedRow parsed;

@@ -41,6 +41,8 @@ class RowParser {
   };
   struct Cursor;  // the row at hand
 
+  ParsedRow parse_completed(const Row& row, const Json* joined, const std::filesystem::path& joined_folder);
+  std::optional<std::string> filled(const Cursor& cursor, std::string_view pattern) const;
   static Value find(const Cursor& cursor, const std::string& field);
   Value column(const Cursor& cursor, std::string_view ours);
   const std::string& source_name(std::string_view ours) const;

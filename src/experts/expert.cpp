@@ -18,8 +18,8 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe,    linear_recipe, bitfit_recipe, lora_recipe,  ia3_recipe,
-                            adapter_recipe, prefix_recipe, prompt_recipe, ladder_recipe};
+constexpr Maker makers[] = {full_recipe,    linear_recipe, bitfit_recipe, lora_recipe,   ia3_recipe,
+                            adapter_recipe, prefix_recipe, prompt_recipe, ladder_recipe, mope_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 std::string key_of(const std::string& name) {
@@ -50,7 +50,8 @@ std::string listed(const std::vector<std::string>& names) {
 
 std::int64_t Expert::parameter_count() const {
   std::int64_t count = 0;
-  for (const nn::NamedTensor& named : tensors()) count += named.tensor.numel();
+  for (const nn::NamedTensor& named : tensors())
+    if (named.tensor.requires_grad()) count += named.tensor.numel();
   return count;
 }
 
@@ -60,6 +61,18 @@ at::Tensor leaf(const at::Tensor& values) {
 
 at::Tensor normal_leaf(at::IntArrayRef shape, double std, at::Generator& generator) {
   return leaf(std > 0 ? at::empty(shape).normal_(0.0, std, generator) : at::zeros(shape));
+}
+
+bool prompts_end(const backbones::Backbone& backbone, const std::vector<nn::SequenceSite*>& sites) {
+  const backbones::BackboneInfo& info = backbone.info();
+  const bool merging = info.modality == backbones::Modality::image && !info.has_class_token;
+  return !merging && std::none_of(sites.begin(), sites.end(), [](const nn::SequenceSite* site) { return site->causal; });
+}
+
+std::int64_t ending_prompt_macs(const std::vector<nn::SequenceSite*>& sites, std::int64_t tokens, std::int64_t prompts) {
+  std::int64_t total = 0;
+  for (const nn::SequenceSite* site : sites) total += 2 * prompts * site->width * site->width + 2 * tokens * prompts * site->width;
+  return total;
 }
 
 void nothing_chosen(const std::string& pattern, const std::vector<std::string>& names, const std::string& what, const std::string& key) {

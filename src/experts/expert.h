@@ -26,7 +26,8 @@ class Expert {
   Expert& operator=(const Expert&) = delete;
 
   virtual std::string_view kind() const = 0;
-  /// Stable names (PEFT's keys without "base_model.model." for the kinds that PEFT has), all tensors that make the expert.
+  /// Stable names (PEFT's keys without "base_model.model." for the kinds that PEFT has), all tensors that make the expert. Those that do
+  /// not require gradients are part of it, and saved, but never trained.
   virtual std::vector<nn::NamedTensor> tensors() const = 0;
   /// adapter_config.json: PEFT's keys for the kinds that PEFT has, our own peft_type for the rest.
   virtual Json config() const = 0;
@@ -40,7 +41,15 @@ class Expert {
   /// Whether it works beside the backbone: no gradient of its tensors passes through a block, and it needs every row of the last one.
   virtual bool beside_backbone() const { return false; }
 
-  std::int64_t parameter_count() const;
+  /// Whether every pass needs the second tower's feature (nn::Context::complementary), and how wide it must be.
+  virtual bool conditional() const { return false; }
+  virtual std::int64_t complementary_width() const { return 0; }
+  /// Whether it learns what stands in for an absent second modality even if every training example has it.
+  virtual bool learns_absent() const { return false; }
+  /// What the latest forward pass adds to the task's loss: a scalar with a graph, weighted; undefined where there is nothing to add.
+  virtual at::Tensor auxiliary_loss() const { return {}; }
+
+  std::int64_t parameter_count() const;  ///< of what is trained
 };
 
 /// The recipe of an expert: options of one kind, and how to build it on a backbone.
@@ -55,6 +64,13 @@ class ExpertRecipe {
   /// Creates the tensors (trainable leaves) and hooks. Throws Error when no site matches, naming the pattern and the nearest site names.
   /// The expert must not outlive `backbone`.
   virtual std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const = 0;
+
+  /// Whether the expert conditions the main tower on the second one's feature.
+  virtual bool conditional() const { return false; }
+  /// The same for such kinds, with the width of that feature.
+  virtual std::unique_ptr<Expert> build_conditioned(backbones::Backbone& backbone, std::int64_t, at::Generator generator) const {
+    return build(backbone, std::move(generator));
+  }
 };
 
 /// Throws UsageError naming the nearest known kind.

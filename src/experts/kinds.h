@@ -21,6 +21,7 @@ std::unique_ptr<ExpertRecipe> adapter_recipe();
 std::unique_ptr<ExpertRecipe> prefix_recipe();
 std::unique_ptr<ExpertRecipe> prompt_recipe();
 std::unique_ptr<ExpertRecipe> ladder_recipe();
+std::unique_ptr<ExpertRecipe> mope_recipe();
 
 /// A trainable leaf holding a copy of `values`.
 at::Tensor leaf(const at::Tensor& values);
@@ -40,6 +41,12 @@ std::vector<std::string> names_of(const std::vector<nn::WeightSite*>& sites);
 std::vector<std::string> peft_targets(const std::vector<nn::WeightSite*>& sites, backbones::Backbone& backbone);
 /// The linear maps that are not among `chosen`, those of transformers' own heads included: what a list of targets must not mean.
 std::vector<std::string> other_maps(const std::vector<std::string>& chosen, backbones::Backbone& backbone);
+
+/// Whether the blocks of `sites` leave out what nobody reads of prompts (nn::Tokens::prompts_end): causal ones do not, nor Swin's.
+bool prompts_end(const backbones::Backbone& backbone, const std::vector<nn::SequenceSite*>& sites);
+/// Multiply-accumulates that `prompts` tokens then add to a pass over `tokens` rows if every block brings its own: keys, values, and every
+/// row's attention to them.
+std::int64_t ending_prompt_macs(const std::vector<nn::SequenceSite*>& sites, std::int64_t tokens, std::int64_t prompts);
 
 /// Puts a hook into a site's list, or takes it out.
 template <class Hook>

@@ -26,6 +26,7 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"PROMPT_TUNING", "prompt"},
                                    {"MMTUNE_ADAPTER", "adapter"},
                                    {"MMTUNE_LADDER", "ladder"},
+                                   {"MMTUNE_MOPE", "mope"},
                                    {"MMTUNE_BITFIT", "bitfit"},
                                    {"MMTUNE_FULL", "full"},
                                    {"MMTUNE_LINEAR", "linear"}};

@@ -27,15 +27,21 @@ class BlockPrompt final : public nn::SequenceHook {
 
   void before_block(nn::Tokens& tokens, const nn::Context& context) override {
     if (!options_.deep && tokens.prompt_count > 0) return;
-    const at::Tensor prompts = nn::dropout(table_, options_.dropout, context);
+    at::Tensor prompts = table_;
+    if (context.training && options_.dropout > 0) {
+      // Every example drops values of its own.
+      prompts = nn::dropout(table_.unsqueeze(0).expand({tokens.layout.batch(), table_.size(0), table_.size(1)}), options_.dropout, context);
+    }
     if (tokens.prompt_count > 0) {
       tokens.replace_prompts(prompts);
     } else {
       tokens.insert_prompts(prompts, position_);
     }
+    // The next block brings its own, and behind the last one they are taken out.
+    tokens.prompts_end = options_.deep;
   }
   void after_block(nn::Tokens& tokens, const nn::Context&) override {
-    if (last_) tokens.remove_prompts();
+    if (last_ && tokens.prompt_count > 0) tokens.remove_prompts();
   }
 
  private:
@@ -81,6 +87,7 @@ class Prompt final : public Expert {
   }
   bool enabled() const override { return enabled_; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
+    if (options_.deep && prompts_end(*backbone_, sites_)) return ending_prompt_macs(sites_, tokens, options_.length);
     // Prompts are ordinary tokens in every block.
     return backbone_->macs(tokens + options_.length, false) - backbone_->macs(tokens, false);
   }

@@ -22,6 +22,8 @@ struct Context {
   std::optional<at::Generator> generator;
   /// The complementary modality's feature [B, D_y] where a conditioning tower has one.
   at::Tensor complementary;
+  /// [B] bool: which examples have that modality; undefined: all.
+  at::Tensor complementary_there;
 };
 
 /// Inverted dropout with the context's generator; the identity outside training and at rate 0 (no mask is drawn then).

@@ -146,6 +146,7 @@ void Tokens::remove_prompts() {
   }
   layout = layout.with_removed(prompt_at, prompt_count);
   prompt_count = 0;
+  prompts_end = false;
 }
 
 at::Tensor Tokens::prompts() const {

@@ -48,6 +48,11 @@ struct Tokens {
   std::int64_t prompt_count = 0;  ///< 0: no prompts are there
   /// Patches in a line of the picture, where blocks further up merge neighbours (the rows are its lines, top to bottom); 0 elsewhere.
   std::int64_t columns = 0;
+  /// Nobody reads what the next block makes of the prompts: it may leave out their queries and all that follows, and take them out.
+  bool prompts_end = false;
+  /// Swin: window i of a batch sees the prompts of example i mod B instead of its own. What the released code of MoPE does (and the code of
+  /// prompted Swins that it comes from); for comparisons only.
+  bool released_window_order = false;
 
   /// Puts prompts [P, D] (the same for all) or [B, P, D] at position `at` of every sequence.
   void insert_prompts(const at::Tensor& prompts, std::int64_t at);

@@ -104,7 +104,11 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
     context.generator = generator_on(model.device(), static_cast<std::uint64_t>(step));
     const auto start = Clock::now();
     model.parameters().gradients().zero_();
-    for (std::int64_t pass = 0; pass < passes; ++pass) (at::cross_entropy_loss(model.forward(batch, context), targets) / passes).backward();
+    for (std::int64_t pass = 0; pass < passes; ++pass) {
+      at::Tensor loss = at::cross_entropy_loss(model.forward(batch, context), targets);
+      if (const at::Tensor added = model.auxiliary_loss(batch); added.defined()) loss = loss + added;
+      (loss / passes).backward();
+    }
     clip_gradient(model.parameters().gradients(), recipe.train.clip);
     optimiser->step(step, recipe.train.lr);
     finish_work(model.device());

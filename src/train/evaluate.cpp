@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "core/error.h"
@@ -13,6 +14,27 @@
 #include "data/prefetch.h"
 
 namespace mmtune::train {
+
+namespace {
+
+/// The examples by the towers whose input they have; values are places in `examples`.
+std::map<std::string, std::vector<std::int64_t>> rows_by_pattern(const Model& model, const data::Dataset& dataset,
+                                                                 const std::vector<std::int64_t>& examples) {
+  std::map<std::string, std::vector<std::int64_t>> rows;
+  if (model.towers().size() < 2) return rows;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    std::string pattern;
+    std::size_t present = 0;
+    for (const auto& tower : model.towers()) {
+      if (!tower->reader().has(dataset.examples[static_cast<std::size_t>(examples[i])])) continue;
+      pattern += (present++ > 0 ? " + " : "") + tower->name();
+    }
+    rows[present == 1 ? pattern + " only" : pattern].push_back(static_cast<std::int64_t>(i));
+  }
+  return rows;
+}
+
+}  // namespace
 
 bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
                  const std::function<void(const at::Tensor&, const Batch&)>& use) {
@@ -87,10 +109,23 @@ std::optional<Evaluation> evaluate(const Model& model, const Task& task, const d
   Evaluation result;
   const auto begin = std::chrono::steady_clock::now();
   const std::unique_ptr<Scorer> scorer = task.scorer();
+  struct Pattern {
+    std::unique_ptr<Scorer> scorer;
+    std::int64_t examples = 0;
+  };
+  std::map<std::string, Pattern> patterns;
   const auto add = [&](const at::Tensor& logits, const std::vector<std::int64_t>& examples) {
     if (examples.empty()) return;
     scorer->add(logits, dataset, examples);
     result.examples += static_cast<std::int64_t>(examples.size());
+    for (const auto& [name, rows] : rows_by_pattern(model, dataset, examples)) {
+      Pattern& pattern = patterns[name];
+      if (!pattern.scorer) pattern.scorer = task.scorer();
+      std::vector<std::int64_t> own;
+      for (const std::int64_t row : rows) own.push_back(examples[static_cast<std::size_t>(row)]);
+      pattern.scorer->add(logits.index_select(0, at::tensor(rows, at::kLong).to(logits.device())), dataset, own);
+      pattern.examples += static_cast<std::int64_t>(rows.size());
+    }
   };
   if (options.all != nullptr && options.all->shared()) {
     const SharedLogits shared = shared_logits(model, dataset, options, task.outputs(), result.skipped);
@@ -114,6 +149,8 @@ std::optional<Evaluation> evaluate(const Model& model, const Task& task, const d
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result.metrics = scorer->metrics(bootstrap);
   result.details = scorer->details();
+  if (patterns.size() > 1)
+    for (const auto& [name, pattern] : patterns) result.patterns.push_back({name, pattern.examples, pattern.scorer->metrics(std::nullopt)});
   return result;
 }
 

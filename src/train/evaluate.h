@@ -28,8 +28,16 @@ struct ForwardOptions {
 bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
                  const std::function<void(const at::Tensor&, const Batch&)>& use);
 
+/// What the model makes of the examples that have the same modalities.
+struct PatternResult {
+  std::string pattern;  ///< "main + condition", "main only"
+  std::int64_t examples = 0;
+  std::vector<report::Metric> metrics;
+};
+
 struct Evaluation {
   std::vector<report::Metric> metrics;
+  std::vector<PatternResult> patterns;  ///< empty where all examples have the same modalities
   Json details;
   std::int64_t examples = 0;
   std::vector<std::string> skipped;  ///< messages of examples that could not be read

@@ -43,6 +43,8 @@ class Head {
   const std::vector<nn::NamedTensor>& tensors() const { return tensors_; }
   /// Whether every example must have tower `tower`'s modality, because nothing stands in for it.
   bool needs(std::size_t tower) const { return layers_.size() == 1 && !absent_[tower].defined(); }
+  /// How many towers' features it reads: the first ones.
+  std::size_t towers() const { return towers_.size(); }
   /// Multiply-accumulates of an example.
   std::int64_t macs() const;
 

@@ -24,12 +24,12 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 }
 
 /// All rows behind each other, without padding.
-void collate_packed(std::span<const InputReader::Item> items, TowerBatch& batch) {
+void collate_packed(std::span<const InputReader::Item* const> items, TowerBatch& batch) {
   std::vector<std::int64_t> lengths, ids, types;
-  for (const InputReader::Item& item : items) {
-    lengths.push_back(static_cast<std::int64_t>(item.ids.size()));
-    ids.insert(ids.end(), item.ids.begin(), item.ids.end());
-    types.insert(types.end(), item.type_ids.begin(), item.type_ids.end());
+  for (const InputReader::Item* item : items) {
+    lengths.push_back(static_cast<std::int64_t>(item->ids.size()));
+    ids.insert(ids.end(), item->ids.begin(), item->ids.end());
+    types.insert(types.end(), item->type_ids.begin(), item->type_ids.end());
   }
   batch.tokens = lengths;
   batch.inputs.text_layout = nn::Layout::packed(std::move(lengths));
@@ -38,18 +38,18 @@ void collate_packed(std::span<const InputReader::Item> items, TowerBatch& batch)
 }
 
 /// Every row padded on the right to the longest.
-void collate_padded(std::span<const InputReader::Item> items, const text::Tokenizer& tokenizer, TowerBatch& batch) {
+void collate_padded(std::span<const InputReader::Item* const> items, const text::Tokenizer& tokenizer, TowerBatch& batch) {
   std::size_t longest = 0;
-  for (const InputReader::Item& item : items) longest = std::max(longest, item.ids.size());
+  for (const InputReader::Item* item : items) longest = std::max(longest, item->ids.size());
   const auto width = static_cast<std::int64_t>(longest);
   const auto count = static_cast<std::int64_t>(items.size());
   batch.inputs.input_ids = at::full({count, width}, tokenizer.padding_id(), at::kLong);
   batch.inputs.token_type_ids = at::full({count, width}, tokenizer.padding_type_id(), at::kLong);
   at::Tensor mask = at::zeros({count, width}, at::kBool);
   for (std::size_t i = 0; i < items.size(); ++i) {
-    const auto row = static_cast<std::int64_t>(i), length = static_cast<std::int64_t>(items[i].ids.size());
-    std::copy(items[i].ids.begin(), items[i].ids.end(), batch.inputs.input_ids.data_ptr<std::int64_t>() + row * width);
-    std::copy(items[i].type_ids.begin(), items[i].type_ids.end(), batch.inputs.token_type_ids.data_ptr<std::int64_t>() + row * width);
+    const auto row = static_cast<std::int64_t>(i), length = static_cast<std::int64_t>(items[i]->ids.size());
+    std::copy(items[i]->ids.begin(), items[i]->ids.end(), batch.inputs.input_ids.data_ptr<std::int64_t>() + row * width);
+    std::copy(items[i]->type_ids.begin(), items[i]->type_ids.end(), batch.inputs.token_type_ids.data_ptr<std::int64_t>() + row * width);
     mask.select(0, row).slice(0, 0, length).fill_(true);
   }
   batch.inputs.input_ids = batch.inputs.input_ids.flatten();
@@ -58,12 +58,13 @@ void collate_padded(std::span<const InputReader::Item> items, const text::Tokeni
   batch.tokens.assign(items.size(), width);
 }
 
-void collate_pictures(std::span<const InputReader::Item> items, const backbones::BackboneInfo& info, bool pinned, TowerBatch& batch) {
-  const vision::PixelValues& first = items.front().pixels;
+void collate_pictures(std::span<const InputReader::Item* const> items, const backbones::BackboneInfo& info, bool pinned,
+                      TowerBatch& batch) {
+  const vision::PixelValues& first = items.front()->pixels;
   batch.inputs.pixel_values = at::empty({static_cast<std::int64_t>(items.size()), 3, first.height, first.width},
                                         at::TensorOptions(at::kFloat).pinned_memory(pinned));
   auto* out = batch.inputs.pixel_values.data_ptr<float>();
-  for (const InputReader::Item& item : items) out = std::copy(item.pixels.values.begin(), item.pixels.values.end(), out);
+  for (const InputReader::Item* item : items) out = std::copy(item->pixels.values.begin(), item->pixels.values.end(), out);
   batch.tokens.assign(items.size(), info.max_length);
 }
 
@@ -239,6 +240,12 @@ InputReader::Item InputReader::read_sound(const data::MediaRef& media) const {
 }
 
 TowerBatch InputReader::collate(std::span<const Item> items) const {
+  std::vector<const Item*> pointers;
+  for (const Item& item : items) pointers.push_back(&item);
+  return collate(pointers);
+}
+
+TowerBatch InputReader::collate(std::span<const Item* const> items) const {
   TowerBatch batch;
   batch.rows = static_cast<std::int64_t>(items.size());
   if (items.empty()) return batch;
@@ -313,7 +320,17 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
     for (std::size_t t = 0; t < sources_.size(); ++t) rows[t].row.push_back(row[t]);
   }
   for (std::size_t t = 0; t < sources_.size(); ++t) {
-    TowerBatch tower = sources_[t].reader->collate(rows[t].items);
+    std::vector<const InputReader::Item*> items;
+    if (sources_[t].by_example) {
+      for (std::int64_t& row : rows[t].row) {
+        if (row < 0) continue;
+        items.push_back(&rows[t].items[static_cast<std::size_t>(row)]);
+        row = static_cast<std::int64_t>(items.size()) - 1;
+      }
+    } else {
+      for (const InputReader::Item& item : rows[t].items) items.push_back(&item);
+    }
+    TowerBatch tower = sources_[t].reader->collate(items);
     tower.row = std::move(rows[t].row);
     tower.stored = std::move(rows[t].stored);
     if (sources_[t].store != nullptr) tower.rows = static_cast<std::int64_t>(tower.stored.size());

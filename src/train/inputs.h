@@ -28,7 +28,8 @@ struct FeatureStore {
   std::unordered_map<std::string, std::int64_t> row_of;
 };
 
-/// One tower's share of a batch. Rows are the distinct inputs; `row` says which of them an example has.
+/// One tower's share of a batch. Rows are the distinct inputs (or one an example, BatchReader::Source::by_example); `row` says which of
+/// them an example has.
 struct TowerBatch {
   std::vector<std::int64_t> row;     ///< one an example; -1: the example lacks this modality
   std::int64_t rows = 0;             ///< distinct inputs
@@ -78,6 +79,7 @@ class InputReader {
   /// Throws Error naming the example and the file at fault.
   Item read(const data::Example& example) const;
   /// Puts items together as rows in their order; fills rows, inputs and tokens.
+  TowerBatch collate(std::span<const Item* const> items) const;
   TowerBatch collate(std::span<const Item> items) const;
   /// From now on batches of pictures lie in pinned memory, from which copies to a GPU need no waiting.
   void pin_batches(bool pinned) { pinned_ = pinned; }
@@ -111,6 +113,7 @@ class BatchReader {
     const FeatureStore* store = nullptr;  ///< null: nothing is stored
     std::string tower;                    ///< for messages
     bool required = false;                ///< an example that lacks this input is one that cannot be read
+    bool by_example = false;              ///< one row an example, equal inputs or not: what the tower makes of them differs
   };
   BatchReader(std::vector<Source> sources, OnError on_error) : sources_(std::move(sources)), on_error_(on_error) {}
 

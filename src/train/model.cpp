@@ -74,18 +74,31 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
 void Model::build_experts(const Recipe& recipe) {
   std::uint64_t stream = expert_stream;
   for (const ExpertSection& section : recipe.experts) {
+    const bool conditional = section.recipe().conditional();
+    if (conditional && (towers_.size() < 2 || section.tower == ExpertTower::condition))
+      throw UsageError({.what = "this kind of expert conditions the main tower on a second one",
+                        .where = "expert.method = \"" + section.method + "\"",
+                        .expected = towers_.size() < 2 ? "a second tower" : "tower = \"main\"",
+                        .hint = towers_.size() < 2 ? "name it in backbone.condition" : ""});
     for (const auto& tower : towers_) {
       const std::uint64_t own = stream--;
       if (section.tower != ExpertTower::all && tower->name() != name_of(section.tower)) continue;
-      tower->add_expert(section.recipe().build(tower->backbone(), generator_of(recipe.train.seed, own)));
+      if (conditional && tower != towers_.front()) continue;
+      at::Generator generator = generator_of(recipe.train.seed, own);
+      tower->add_expert(conditional ? section.recipe().build_conditioned(tower->backbone(), towers_.back()->width(), generator)
+                                    : section.recipe().build(tower->backbone(), generator));
     }
   }
 }
 
 void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent) {
+  HeadSection section = recipe.head;
+  if (section.fusion == Fusion::automatic) section.fusion = conditional() ? Fusion::main : Fusion::concat;
+  const std::size_t read = section.fusion == Fusion::main ? 1 : towers_.size();
   std::vector<HeadTower> towers;
-  for (std::size_t t = 0; t < towers_.size(); ++t) towers.push_back({towers_[t]->name(), towers_[t]->width(), learn_absent[t]});
-  head_ = std::make_unique<Head>(recipe.head, std::move(towers), outputs, generator_of(recipe.train.seed, head_stream));
+  for (std::size_t t = 0; t < read; ++t) towers.push_back({towers_[t]->name(), towers_[t]->width(), learn_absent[t]});
+  learn_absent_ = learn_absent;
+  head_ = std::make_unique<Head>(section, std::move(towers), outputs, generator_of(recipe.train.seed, head_stream));
 }
 
 void Model::place() {
@@ -121,23 +134,63 @@ void Model::set_store(std::size_t tower, FeatureStore store) {
 BatchReader Model::reader(OnError on_error) const {
   std::vector<BatchReader::Source> sources;
   for (std::size_t t = 0; t < towers_.size(); ++t)
-    sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), head_->needs(t)});
+    sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t), t == 0 && conditional()});
   return {std::move(sources), on_error};
 }
 
-at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const {
-  std::vector<TowerFeatures> features;
-  for (std::size_t t = 0; t < towers_.size(); ++t) {
-    const TowerBatch& part = batch.towers[t];
-    at::Tensor rows;
-    if (!part.stored.empty()) {
-      rows = stores_[t]->features.index_select(0, at::tensor(part.stored, at::kLong)).to(device_);
-    } else if (part.rows > 0) {
-      rows = towers_[t]->features(part.inputs, context);
-    }
-    features.push_back({std::move(rows), part.row});
+bool Model::needs(std::size_t tower) const {
+  if (tower < head_->towers() && head_->needs(tower)) return true;
+  return tower > 0 && conditional() && !learn_absent_[tower];
+}
+
+/// Hands the main tower's rows the feature of their example's other modality.
+void Model::condition(const Batch& batch, const at::Tensor& features, nn::Context& context) const {
+  const TowerBatch &main = batch.towers.front(), &other = batch.towers.back();
+  at::Tensor index = at::zeros({main.rows}, at::kLong), there = at::ones({main.rows}, at::kBool);
+  for (std::size_t example = 0; example < main.row.size(); ++example) {
+    if (main.row[example] < 0) continue;
+    const std::int64_t row = other.row[example];
+    index.data_ptr<std::int64_t>()[main.row[example]] = std::max<std::int64_t>(row, 0);
+    there.data_ptr<bool>()[main.row[example]] = row >= 0;
   }
+  context.complementary = features.defined() ? features.index_select(0, index.to(features.device()))
+                                             : at::zeros({main.rows, towers_.back()->width()}, at::TensorOptions(device_));
+  if (!there.all().item<bool>()) context.complementary_there = there.to(device_);
+}
+
+at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const {
+  std::vector<TowerFeatures> features(towers_.size());
+  const auto compute = [&](std::size_t t, const nn::Context& own) {
+    const TowerBatch& part = batch.towers[t];
+    if (!part.stored.empty()) {
+      features[t].rows = stores_[t]->features.index_select(0, at::tensor(part.stored, at::kLong)).to(device_);
+    } else if (part.rows > 0) {
+      features[t].rows = towers_[t]->features(part.inputs, own);
+    }
+    features[t].row = part.row;
+  };
+  if (conditional()) {
+    compute(1, context);
+    nn::Context own = context;
+    condition(batch, features[1].rows, own);
+    compute(0, own);
+  } else {
+    for (std::size_t t = 0; t < towers_.size(); ++t) compute(t, context);
+  }
+  features.resize(head_->towers());
   return (*head_)(features, context);
+}
+
+at::Tensor Model::auxiliary_loss(const Batch& batch) const {
+  at::Tensor sum;
+  for (std::size_t t = 0; t < towers_.size(); ++t) {
+    if (batch.towers[t].rows == 0) continue;  // no forward pass was made
+    for (const auto& expert : towers_[t]->experts()) {
+      const at::Tensor loss = expert->auxiliary_loss();
+      if (loss.defined()) sum = sum.defined() ? sum + loss : loss;
+    }
+  }
+  return sum;
 }
 
 PassMacs Model::macs(const Batch& batch) const {

@@ -42,6 +42,10 @@ class Model {
   const Head& head() const { return *head_; }
   nn::Parameters& parameters() { return parameters_; }
 
+  /// Whether the main tower is conditioned on the other one's feature, which is then computed first.
+  bool conditional() const { return towers_.front()->conditional() != nullptr; }
+  /// Whether every example must have tower `tower`'s modality, because nothing stands in for it.
+  bool needs(std::size_t tower) const;
   /// Which towers lack something to read in some example of `dataset`.
   std::vector<bool> lacking(const data::Dataset& dataset) const;
   /// Features that tower `tower` gave to inputs before; taken instead of a forward pass wherever a batch says so.
@@ -51,13 +55,18 @@ class Model {
 
   /// Logits [B, outputs] of a batch.
   at::Tensor forward(const Batch& batch, const nn::Context& context) const;
+  /// What the experts add to the task's loss for the batch that forward() was called with last: a scalar; undefined where there is nothing.
+  at::Tensor auxiliary_loss(const Batch& batch) const;
   /// Operations of a training step on the batch.
   PassMacs macs(const Batch& batch) const;
 
  private:
   std::vector<std::unique_ptr<Tower>> towers_;
   std::vector<std::unique_ptr<FeatureStore>> stores_;
+  void condition(const Batch& batch, const at::Tensor& features, nn::Context& context) const;
+
   std::unique_ptr<Head> head_;
+  std::vector<bool> learn_absent_;
   nn::Parameters parameters_;
   at::Device device_;
 };

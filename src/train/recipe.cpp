@@ -87,8 +87,10 @@ void declare(OptionVisitor& v, HeadSection& s) {
             {"zero_shot", HeadKind::zero_shot, "linear, begun as CLIP's comparison of pictures with class prompts"}},
            {.help = "what turns features into logits"});
   v.choice("fusion", s.fusion,
-           {{"concat", Fusion::concat, "one head over all towers' features"},
-            {"mean_logits", Fusion::mean_logits, "one head a tower, the mean over the towers that an example has"}},
+           {{"automatic", Fusion::automatic, "main where an expert conditions the main tower (mope), else concat"},
+            {"concat", Fusion::concat, "one head over all towers' features"},
+            {"mean_logits", Fusion::mean_logits, "one head a tower, the mean over the towers that an example has"},
+            {"main", Fusion::main, "one head over the main tower's feature"}},
            {.help = "how several towers become one answer"});
   v.field("hidden", s.hidden, {.help = "width of the hidden layer of kind mlp", .min = 1, .max = 65536});
   v.field("activation", s.activation,

@@ -49,7 +49,8 @@ struct ExpertSection {
 };
 void declare(OptionVisitor& visitor, ExpertSection& section);
 
-enum class Fusion { concat, mean_logits };
+/// `automatic`: `main` where an expert conditions the main tower on the other one, else `concat`.
+enum class Fusion { automatic, concat, mean_logits, main };
 /// zero_shot: a linear map over features of length sqrt(width), begun as the comparison with embedded class prompts.
 enum class HeadKind { linear, mlp, zero_shot };
 /// What stands in for a modality that an example lacks.
@@ -57,7 +58,7 @@ enum class Absent { automatic, learned, error };
 
 struct HeadSection {
   HeadKind kind = HeadKind::linear;
-  Fusion fusion = Fusion::concat;
+  Fusion fusion = Fusion::automatic;
   std::int64_t hidden = 256;
   std::string activation = "gelu";
   double dropout = 0.0;

@@ -72,10 +72,26 @@ void fill_head(const Head& head, const fs::path& path) {
 /// Better now than in the middle of an epoch.
 void refuse_lacking_examples(const Model& model, const data::Dataset& dataset) {
   for (std::size_t t = 0; t < model.towers().size(); ++t) {
-    if (!model.head().needs(t)) continue;
+    if (!model.needs(t)) continue;
     for (const data::Example& example : dataset.examples)
       if (!model.towers()[t]->reader().has(example)) refuse_lacking(example, model.towers()[t]->name());
   }
+}
+
+/// An expert that conditions one tower on another belongs to both.
+void check_condition(const fs::path& folder, const Model& model) {
+  const io::SafetensorsFile file = io::SafetensorsFile::open(folder / "adapter_model.safetensors");
+  const auto text = file.metadata().find("mmtune");
+  if (text == file.metadata().end() || model.towers().size() < 2) return;
+  const Json metadata = parse_json(text->second, folder.string() + " (metadata \"mmtune\")");
+  const std::string expected = metadata.value("condition_fingerprint", std::string());
+  const io::Checkpoint& condition = model.towers().back()->checkpoint();
+  const std::string got = io::backbone_fingerprint(condition);
+  if (expected.empty() || expected == got) return;
+  throw Error({.what = "this expert was trained with another conditioning backbone",
+               .where = folder.string(),
+               .expected = "\"" + metadata.value("condition", std::string("a backbone")) + "\" with fingerprint " + expected,
+               .got = "\"" + condition.folder().filename().string() + "\" with fingerprint " + got});
 }
 
 Tower& tower_named(Model& model, const std::string& name, const std::string& where) {
@@ -131,6 +147,8 @@ Training prepare_training(const Recipe& recipe) {
   training.learn_absent = recipe.head.absent == Absent::learned     ? std::vector<bool>(model.towers().size(), true)
                           : recipe.head.absent == Absent::automatic ? model.lacking(training.data.train)
                                                                     : std::vector<bool>(model.towers().size(), false);
+  if (const experts::Expert* expert = model.towers().front()->conditional(); expert != nullptr && expert->learns_absent())
+    training.learn_absent.back() = true;
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
   if (recipe.data.on_error == OnError::stop) {
@@ -146,8 +164,12 @@ void save_trained(const RunFolder& run, const Model& model, const std::vector<st
     Json own = metadata;
     const auto tower = static_cast<std::size_t>(one.tower == model.towers().front().get() ? 0 : 1);
     own["tower"] = one.tower->name();
-    own["backbone"] = one.tower->backbone().info().architecture;
+    own["backbone"] = one.tower->backbone().info().architecture + " \"" + one.tower->checkpoint().folder().filename().string() + "\"";
     own["backbone_fingerprint"] = backbones.at(tower);
+    if (one.expert->conditional()) {
+      own["condition"] = model.towers().back()->checkpoint().folder().filename().string();
+      own["condition_fingerprint"] = backbones.back();
+    }
     experts::save_expert(*one.expert, run.path() / one.folder, own);
   }
   std::vector<at::Tensor> kept;
@@ -188,6 +210,14 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
       Tower& tower = tower_named(model, entry.at("tower").get<std::string>(), where);
       const fs::path folder = run.path() / entry.at("folder").get<std::string>();
       tower.add_expert(experts::load_expert(folder, tower.backbone(), io::backbone_fingerprint(tower.checkpoint())));
+      const experts::Expert& loaded = *tower.experts().back();
+      if (!loaded.conditional()) continue;
+      check_condition(folder, model);
+      if (model.towers().size() < 2 || loaded.complementary_width() != model.towers().back()->width())
+        throw Error({.what = "the second tower's feature does not fit the expert",
+                     .where = folder.string(),
+                     .expected = std::to_string(loaded.complementary_width()) + " values",
+                     .got = model.towers().size() < 2 ? "no second tower" : std::to_string(model.towers().back()->width())});
     }
     const auto learned = opened.record.at("learned_absent").get<std::vector<bool>>();
     if (learned.size() != model.towers().size()) throw Error({.what = "the record does not fit the recipe", .where = where});

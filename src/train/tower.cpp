@@ -91,9 +91,16 @@ std::vector<nn::NamedTensor> Tower::tensors() const {
     const int number = ++seen[std::string(expert->kind())];
     std::string prefix = name_ + "." + std::string(expert->kind()) + ".";
     if (number > 1) prefix += std::to_string(number) + ".";
-    for (const nn::NamedTensor& item : expert->tensors()) all.push_back({prefix + item.name, item.tensor});
+    for (const nn::NamedTensor& item : expert->tensors())
+      if (item.tensor.requires_grad()) all.push_back({prefix + item.name, item.tensor});
   }
   return all;
+}
+
+const experts::Expert* Tower::conditional() const {
+  for (const auto& expert : experts_)
+    if (expert->conditional()) return expert.get();
+  return nullptr;
 }
 
 std::int64_t Tower::width() const {
@@ -114,7 +121,8 @@ bool Tower::reads_first() const {
 at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Context& context) const {
   nn::Context own = context;
   own.read = reads_first() ? nn::ReadRows::first : nn::ReadRows::all;
-  own.recompute = context.recompute && !has_side_network();
+  // Both keep something of a block for what comes behind it: a side network its state, a router its scores for the loss.
+  own.recompute = context.recompute && !has_side_network() && conditional() == nullptr;
   const at::AutoGradMode gradients(at::GradMode::is_enabled() && trainable());
   return backbones::pool(backbone_->forward(moved_to(inputs, device_), own), pooling_);
 }

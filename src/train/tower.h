@@ -46,10 +46,12 @@ class Tower {
 
   void add_expert(std::unique_ptr<experts::Expert> expert);
   const std::vector<std::unique_ptr<experts::Expert>>& experts() const { return experts_; }
-  /// The experts' tensors under unique names: "main.lora.…"; a second expert of the same kind is "main.lora.2.…".
+  /// What is trained of the experts, under unique names: "main.lora.…"; a second expert of the same kind is "main.lora.2.…".
   std::vector<nn::NamedTensor> tensors() const;
   /// Whether anything below the pooled feature learns.
   bool trainable() const { return trainable_; }
+  /// The expert that wants the other tower's feature; null where there is none.
+  const experts::Expert* conditional() const;
 
   /// Inputs → [U, D], one feature a row. Nothing is kept for a backward pass where nothing is trainable or gradients are off.
   at::Tensor features(const backbones::ModelInputs& inputs, const nn::Context& context) const;

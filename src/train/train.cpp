@@ -257,7 +257,9 @@ StepResult Trainer::step(const StepBatches& batches) {
     std::uint64_t seed = mix_seed(static_cast<std::uint64_t>(recipe_.train.seed), stream);
     if (!all_.leads()) seed = mix_seed(seed, static_cast<std::uint64_t>(all_.rank()));
     const nn::Context context{.training = true, .recompute = recipe_.train.checkpointing, .generator = generator_on(model.device(), seed)};
-    const at::Tensor loss = training_.task->loss(model.forward(batch, context), dataset, batch.examples) / scale;
+    at::Tensor loss = training_.task->loss(model.forward(batch, context), dataset, batch.examples) / scale;
+    if (const at::Tensor added = model.auxiliary_loss(batch); added.defined())
+      loss = loss + added * (training_.task->weight(dataset, batch.examples) / scale);
     const auto value = loss.item<double>();
     if (!std::isfinite(value)) refuse_not_finite("loss", value, batches);
     loss.backward();

@@ -70,6 +70,24 @@ TEST(Dataset, PackRowsNameTheirShard) {
   EXPECT_EQ(dataset.examples[4].image->size, 0u) << "a row's own image comes first";
 }
 
+TEST(Dataset, ColumnsOfSeveralFields) {
+  const TempDir folder;
+  folder.write("pictures/17.jpg", "x");
+  const std::string path = folder.write("a.jsonl", R"({"photo": 17, "who": "Ann", "said": "hello", "label": "a"})"
+                                                   "\n"
+                                                   R"({"who": "Bob", "said": "ho", "label": "b"})"
+                                                   "\n");
+  const Dataset dataset = read_dataset({.path = path, .columns = {{"image", "pictures/{photo}.jpg"}, {"text", "{who}: {said}!"}}});
+  ASSERT_EQ(dataset.examples.size(), 2U);
+  EXPECT_EQ(dataset.examples[0].text, "Ann: hello!");
+  ASSERT_TRUE(dataset.examples[0].image);
+  EXPECT_EQ(dataset.examples[0].image->file.filename(), "17.jpg");
+  EXPECT_FALSE(dataset.examples[1].image);
+  EXPECT_EQ(dataset.examples[1].text, "Bob: ho!");
+  const std::string message = message_of([&] { read_dataset({.path = path, .columns = {{"text", "{nobody}"}}}); });
+  expect_contains(message, "{nobody}");
+}
+
 TEST(Dataset, JsonList) {
   const TempDir dir;
   const std::string path = dir.write("m.json", R"([{"text": "a", "label": 1}, {"text": "b", "label": 0}])");

@@ -1,0 +1,70 @@
+// mmtune explain RUN --data MANIFEST --out report.html: one self-contained page that shows what the experts of a run do.
+
+#include <filesystem>
+#include <memory>
+
+#include "arguments.h"
+#include "commands.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/log.h"
+#include "print.h"
+#include "train/explain.h"
+#include "train/machine.h"
+#include "train/session.h"
+
+namespace mmtune::cli {
+
+namespace {
+
+struct Options {
+  std::string run, data, out = "report.html";
+  std::vector<std::string> assignments, ids;
+  std::int64_t limit = 2000, batch = 32, gallery = 12;
+  bool fast = false;
+};
+
+int run(const Options& options, const Session& session) {
+  const train::TrainedRun opened = train::open_run(options.run, options.assignments);
+  train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
+  data::ReadOptions read = train::question_options_of(opened.recipe.data, options.data, *opened.task);
+  read.limit = options.limit;
+  const data::Dataset dataset = data::read_dataset(read);
+  train::warn_of_skipped_rows(dataset);
+  report::MopePage page = train::explain(
+      opened, dataset,
+      {.batch = options.batch, .gallery = static_cast<std::size_t>(options.gallery), .ids = options.ids, .ablate = !options.fast});
+  page.run = std::filesystem::path(options.run).lexically_normal().string();
+  write_file_atomically(options.out, report::mope_page(page));
+  print("wrote " + options.out + " (" + std::to_string(page.examples) + " examples, " + std::to_string(page.blocks.size()) +
+        " routed blocks)\n");
+  return 0;
+}
+
+}  // namespace
+
+Command explain_command() {
+  return {.name = "explain",
+          .summary = "a page that shows which expert of a run fires for what",
+          .example =
+              "mmtune explain runs/easy-vqa-mope --data data/easy_vqa/test.jsonl --out report.html\n"
+              "mmtune explain runs/easy-vqa-mope --data data/easy_vqa/test.jsonl --out report.html --id 17 --limit 500",
+          .declare = [](Arguments& arguments) -> Action {
+            const auto options = std::make_shared<Options>();
+            arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});
+            arguments.positional("KEY=VALUE", &options->assignments,
+                                 {.help = "changes of the run's recipe: data.where.split=test", .required = false});
+            arguments.option("--data", &options->data,
+                             {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
+            arguments.option("--out", &options->out, {.help = "the page; replaced where it exists", .value = "FILE"});
+            arguments.option("--limit", &options->limit, {.help = "first n examples; 0: all", .value = "N", .min = 0});
+            arguments.option("--gallery", &options->gallery, {.help = "inputs shown of every expert", .value = "N", .min = 0});
+            arguments.option("--id", &options->ids, {.help = "an example whose way through the experts is shown", .value = "ID"});
+            arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            arguments.flag("--fast", options->fast, "leave out what happens without an expert, a pass over the data for each");
+            return [options](const Session& session) { return run(*options, session); };
+          },
+          .engine = true};
+}
+
+}  // namespace mmtune::cli

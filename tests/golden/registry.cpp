@@ -1,0 +1,15 @@
+// The one list of methods with golden cases.
+
+#include "golden.h"
+
+namespace mmtune::golden {
+
+std::vector<Kind> all_kinds() {
+  std::vector<Kind> all;
+  for (const auto& kinds : {mope_kinds}) {
+    for (Kind& kind : kinds()) all.push_back(std::move(kind));
+  }
+  return all;
+}
+
+}  // namespace mmtune::golden
