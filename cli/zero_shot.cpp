@@ -27,8 +27,7 @@ train::TrainedRun open_question(const Question& question, const std::vector<std:
     throw UsageError({.what = "a run has its own classes",
                       .where = question.subject,
                       .hint = "--classes, --classes-file and --template are for models that were not trained"});
-  if (is_run || (!prompts && !fs::is_regular_file(folder / "config.json", missing)))
-    return train::open_run(question.subject, assignments);
+  if (is_run || (!prompts && !fs::is_regular_file(folder / "config.json", missing))) return train::open_run(question.subject, assignments);
   if (!question.classes.empty() && !question.classes_file.empty())
     throw UsageError({.what = "--classes-file", .expected = "either --classes or --classes-file"});
   return train::open_zero_shot({.model = question.subject,

@@ -27,7 +27,6 @@ class Config {
   /// A list of `count` positive integers; a count of 0: at least one.
   std::vector<std::int64_t> integers(const std::string& key, std::size_t count = 0) const;
   /// Whether `key` is there and not null.
-  bool has(const std::string& key) const { return find(key) != nullptr; }
   /// The object under `key`, which must be there.
   Config section(const std::string& key) const;
   /// Throws Error when `key` is there and differs from the only value that is supported.

@@ -27,6 +27,8 @@ std::string_view name_of(Pooling pooling) {
       return "pooler";
     case Pooling::all:
       return "all";
+    case Pooling::projection:
+      return "projection";
     case Pooling::automatic:
       break;
   }

@@ -69,10 +69,10 @@ void collate_pictures(std::span<const InputReader::Item* const> items, const bac
 }
 
 /// Packed: every sound as it would be alone, behind each other. Padded: as transformers pads them, with its mask where it gives one.
-void collate_sounds(std::span<const InputReader::Item> items, const audio::FeatureExtractor& extractor, Packing packing,
+void collate_sounds(std::span<const InputReader::Item* const> items, const audio::FeatureExtractor& extractor, Packing packing,
                     TowerBatch& batch) {
   std::vector<audio::FeatureExtractor::Waveform> waveforms;
-  for (const InputReader::Item& item : items) waveforms.emplace_back(item.samples);
+  for (const InputReader::Item* item : items) waveforms.emplace_back(item->samples);
   backbones::ModelInputs& inputs = batch.inputs;
   if (packing == Packing::packed) {
     std::vector<std::int64_t> lengths;

@@ -68,7 +68,7 @@ ClassEmbeddings embed_classes(const io::Checkpoint& checkpoint, const HeadSectio
   const auto tower = backbones::open_backbone(checkpoint, Modality::text);
   if (tower->info().projected == 0) refuse(checkpoint, "class prompts need a projection");
   check_names(section, classes);
-  const InputReader reader(checkpoint, tower->info(), InputField::text, std::nullopt, Packing::packed);
+  const InputReader reader(checkpoint, tower->info(), {.field = InputField::text});
   const std::vector<std::string> prompts = prompts_of(section, classes);
 
   std::vector<at::Tensor> parts;
