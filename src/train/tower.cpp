@@ -113,7 +113,8 @@ bool Tower::reads_first() const {
 at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Context& context) const {
   nn::Context own = context;
   own.read = reads_first() ? nn::ReadRows::first : nn::ReadRows::all;
-  own.recompute = context.recompute && !has_side_network();
+  // What conditions the blocks is made in the first of them.
+  own.recompute = context.recompute && !has_side_network() && conditional() == nullptr;
   const at::AutoGradMode gradients(at::GradMode::is_enabled() && trainable());
   return backbones::pool(backbone_->forward(moved_to(inputs, device_), own), pooling_);
 }
