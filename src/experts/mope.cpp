@@ -250,13 +250,15 @@ at::Tensor Mope::complementary(std::int64_t batch, const nn::Context& context) c
   MMTUNE_ASSERT(y.dim() == 2 && y.size(0) == batch && y.size(1) == options_.complementary_width);
   at::Tensor there = context.complementary_there;
   if (context.training && context.generator && options_.modality_dropout > 0) {
-    const at::Tensor kept = at::empty({batch}).bernoulli_(1.0 - options_.modality_dropout, *context.generator).to(at::kBool);
+    const at::Tensor kept =
+        at::empty({batch}, y.options().requires_grad(false)).bernoulli_(1.0 - options_.modality_dropout, *context.generator).to(at::kBool);
     there = there.defined() ? there.logical_and(kept) : kept;
   }
   return there.defined() ? at::where(there.unsqueeze(1), y, absent_) : y;
 }
 
-void Mope::begin(std::int64_t batch, const nn::Context& context) {
+void Mope::begin(const nn::Tokens& tokens, const nn::Context& context) {
+  const std::int64_t batch = tokens.layout.batch();
   pass_ = {};
   const at::Tensor y = options_.mapped_prompt || uses_complementary() ? complementary(batch, context) : at::Tensor();
   if (options_.mapped_prompt) {
@@ -265,7 +267,8 @@ void Mope::begin(std::int64_t batch, const nn::Context& context) {
   }
   if (uses_complementary()) pass_.cross = at::linear(y, cross_weight_, cross_bias_).view({batch, -1, cross_width()});
   if (routes() && options_.noise && context.training && context.generator)
-    pass_.noise = at::empty({static_cast<std::int64_t>(making_), batch, options_.experts}).normal_(0.0, 1.0, *context.generator);
+    pass_.noise = at::empty({static_cast<std::int64_t>(making_), batch, options_.experts}, tokens.rows.options().requires_grad(false))
+                      .normal_(0.0, 1.0, *context.generator);
 }
 
 /// Scores [B, K].
@@ -323,7 +326,7 @@ at::Tensor Mope::make_prompts(const Block& block, const nn::Tokens& tokens, cons
 }
 
 void Mope::before_block(const Block& block, nn::Tokens& tokens, const nn::Context& context) {
-  if (block.first) begin(tokens.layout.batch(), context);
+  if (block.first) begin(tokens, context);
   const bool fresh = tokens.prompt_count == 0;
   if (block.makes) {
     const at::Tensor prompts = make_prompts(block, tokens, context);

@@ -112,7 +112,7 @@ class Mope final : public Expert {
 
   void lay_out(backbones::Backbone& backbone);
   void make_tensors(const backbones::BackboneInfo& info, at::Generator& generator);
-  void begin(std::int64_t batch, const nn::Context& context);
+  void begin(const nn::Tokens& tokens, const nn::Context& context);
   at::Tensor complementary(std::int64_t batch, const nn::Context& context) const;
   at::Tensor route(const Block& block, const nn::Tokens& tokens, MopeRouting& routing) const;
   at::Tensor make_prompts(const Block& block, const nn::Tokens& tokens, const nn::Context& context);

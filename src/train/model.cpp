@@ -102,7 +102,8 @@ void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::ve
 }
 
 void Model::place() {
-  for (const auto& tower : towers_) move_leaves(tower->tensors(), device_);
+  for (const auto& tower : towers_)
+    for (const auto& expert : tower->experts()) move_leaves(expert->tensors(), device_);
   move_leaves(head_->tensors(), device_);
 }
 
