@@ -132,7 +132,7 @@ void export_to_peft(const Expert& expert, backbones::Backbone& backbone, const P
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
   const auto add = [&](const std::string& key, const at::Tensor& tensor) {
-    kept.push_back(tensor.detach().contiguous());
+    kept.push_back(tensor.detach().cpu().contiguous());
     entries.push_back(nn::to_entry(key, kept.back()));
   };
   for (const nn::NamedTensor& one : tensors_for(expert, how))

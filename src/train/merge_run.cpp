@@ -80,13 +80,13 @@ class Writer {
   /// `like`: the tensor whose dtype is kept.
   void change(const std::string& key, const at::Tensor& value, const io::TensorEntry& like, Merged& merged) {
     const at::ScalarType dtype = as_float_ ? at::kFloat : nn::to_tensor_exact({like.name, like.dtype, {0}, {}}).scalar_type();
-    const at::Tensor rounded = value.to(dtype);
+    const at::Tensor rounded = value.to(at::kCPU, dtype);
     if (!at::isfinite(rounded).all().item<bool>())
       throw Error({.what = "a merged number does not fit into " + std::string(io::name_of(like.dtype)),
                    .where = key,
                    .hint = "--dtype f32 writes all weights in float32"});
     if (value.numel() > 0)
-      merged.largest_change = std::max(merged.largest_change, (rounded.to(at::kFloat) - value).abs().max().item<double>());
+      merged.largest_change = std::max(merged.largest_change, (rounded.to(at::kFloat) - value.cpu()).abs().max().item<double>());
     put(key, rounded);
   }
 
@@ -136,7 +136,7 @@ class Writer {
     return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
   }
   void put(const std::string& key, const at::Tensor& tensor) {
-    kept_.push_back(tensor.detach().contiguous());
+    kept_.push_back(tensor.detach().cpu().contiguous());
     entries_.push_back(nn::to_entry(key, kept_.back()));
   }
 
@@ -169,7 +169,9 @@ Json config_for(const io::Checkpoint& source, const HfHead* head, const Task& ta
 }  // namespace
 
 Merged merge_run(const MergeOptions& options) {
-  const TrainedRun run = open_run(options.run);
+  // Folded into the numbers of the source, however the run kept them in memory.
+  const std::vector<std::string> exact = {"backbone.weights=f32"};
+  const TrainedRun run = open_run(options.run, exact);
   const std::vector<const Tower*> towers = towers_to_merge(run, options);
   for (const Tower* tower : towers)
     for (const auto& expert : tower->experts()) experts::refuse_unmergeable(*expert, options.run.string());

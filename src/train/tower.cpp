@@ -128,7 +128,7 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
 }
 
 std::string Tower::describe() const {
-  return "pooling " + std::to_string(static_cast<int>(pooling_)) + ", weights " + std::to_string(static_cast<int>(storage_)) + ", " +
+  return "pooled by " + std::to_string(static_cast<int>(pooling_)) + ", weights " + std::to_string(static_cast<int>(storage_)) + ", " +
          (device_.is_cpu() ? "" : "on a GPU, ") + reader_->describe();
 }
 

@@ -92,6 +92,18 @@ def test_an_expert_without_its_head(succeeds, tmp_path, case):
         close(forward(succeeds, tmp_path, tmp_path / "model", inputs, "--expert", tmp_path / folder)["last_hidden_state"], ours, 1e-6)
 
 
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_the_lines_that_export_prints(succeeds, tmp_path, family):
+    """A reader who copies them has the model."""
+    run = train(succeeds, tmp_path, family, "lora")
+    lines = succeeds("export", run, "--out", tmp_path / "peft").split("\n\n", 1)[1]
+    names = {}
+    exec(lines, names)
+    inputs = inputs_for(family)
+    with torch.no_grad():
+        close(forward(succeeds, tmp_path, run, inputs)["logits"], names["model"].eval()(**inputs).logits)
+
+
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_names_of_transformers_4(succeeds, tmp_path, family):
     """Those of the checkpoints, which no model of transformers 5 has: only their spelling can be looked at here."""
