@@ -143,10 +143,12 @@ ParsedRow RowParser::parse_completed(const Row& row, const Json* joined, const s
   example.audio = media(cursor, "audio", parsed.media_key);
   take_shard(cursor, parsed);
   if (!example.text && !example.text_pair && !example.image && !example.image_pair && !example.audio) {
+    std::string hint = "say which field is what with data.columns";
+    for (const auto& [ours, theirs] : options_.columns) hint += "; now " + ours + " = \"" + printable(theirs) + "\"";
     throw Error({.what = "the row has neither text nor image nor audio",
                  .where = row.where,
                  .got = "the fields " + field_names(row.fields) + (joined == nullptr ? "" : "; joined: " + field_names(*joined)),
-                 .hint = "say which field is what with data.columns"});
+                 .hint = hint});
   }
   parsed.labels = labels(cursor);
   example.answers = answers(cursor);

@@ -32,7 +32,7 @@ Json config_of(const std::string& family) {
   if (family == "vit" || family == "clip_vision_model") {
     config.update({{"image_size", 12}, {"patch_size", 4}});
   } else {
-    config.update({{"vocab_size", 30}, {"max_position_embeddings", 20}, {"eos_token_id", 8}});
+    config.update({{"vocab_size", 30}, {"max_position_embeddings", 40}, {"eos_token_id", 8}});
   }
   return config;
 }
