@@ -106,7 +106,7 @@ int run(const Options& options, const Session& session) {
   if (options.json) {
     Json all = Json::array();
     for (const train::Cost& cost : costs) all.push_back(to_json(cost));
-    print_json({{"tokens", options.cost.tokens}, {"batch", options.cost.batch}, {"costs", all}});
+    print_json({{"tokens", costs.front().text_tokens}, {"batch", options.cost.batch}, {"costs", all}});
   } else {
     print(to_table(costs).text());
     print("One example" + std::string(options.cost.measure > 0 ? ", and steps without padding" : "") +
@@ -131,7 +131,8 @@ Command cost_command() {
             arguments.positional("KEY=VALUE", &options->assignments, {.help = "changes of the recipe: expert.rank=4", .required = false});
             arguments.option("--compare", &options->compare,
                              {.help = "price these kinds of expert, with the recipe's backbones", .value = "KINDS", .comma = true});
-            arguments.option("--tokens", &options->cost.tokens, {.help = "length of a text (128)", .value = "N", .min = 1});
+            arguments.option("--tokens", &options->cost.tokens,
+                             {.help = "length of a text (128, or what the backbone has positions for)", .value = "N", .min = 1});
             arguments.option("--classes", &options->cost.outputs, {.help = "outputs of the head (2)", .value = "N", .min = 1});
             arguments.option("--measure", &options->cost.measure, {.help = "time N training steps", .value = "N", .min = 0});
             arguments.option("--batch", &options->cost.batch,

@@ -13,16 +13,15 @@
 #include "train/features.h"
 #include "train/machine.h"
 #include "train/session.h"
+#include "zero_shot.h"
 
 namespace mmtune::cli {
 
 namespace {
 
 struct Options {
-  std::string run;
-  std::vector<std::string> assignments;
+  Question question;
   ModelOptions model;
-  std::string data;
   std::int64_t batch = 32;
   bool json = false;
 };
@@ -58,9 +57,9 @@ std::string to_text(const train::Evaluation& evaluation) {
 }
 
 int run(const Options& options, const Session& session) {
-  const train::TrainedRun opened = train::open_run(options.run, options.model.applied_to(options.assignments));
+  const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
-  const data::Dataset dataset = data::read_dataset(train::question_options_of(opened.recipe.data, options.data, *opened.task));
+  const data::Dataset dataset = data::read_dataset(train::question_options_of(opened.recipe.data, options.question.data, *opened.task));
   train::warn_of_skipped_rows(dataset);
   std::optional<report::BootstrapOptions> bootstrap;
   if (opened.recipe.eval.bootstrap > 0)
@@ -90,13 +89,12 @@ Command eval_command() {
           .summary = "the task's metrics with confidence intervals, loss and throughput",
           .example =
               "mmtune eval runs/banking77 --data banking77/test.jsonl\n"
-              "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json",
+              "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json\n"
+              "mmtune eval openai/clip-vit-base-patch32 --data pets.jsonl --template \"a photo of a {}, a pet.\"",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
-            arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});
-            arguments.positional("KEY=VALUE", &options->assignments,
-                                 {.help = "changes of the run's recipe: data.where.split=test", .required = false});
-            arguments.option("--data", &options->data,
+            declare_question(arguments, options->question);
+            arguments.option("--data", &options->question.data,
                              {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
             options->model.declare(arguments);

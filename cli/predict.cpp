@@ -13,17 +13,16 @@
 #include "train/features.h"
 #include "train/machine.h"
 #include "train/session.h"
+#include "zero_shot.h"
 
 namespace mmtune::cli {
 
 namespace {
 
 struct Options {
-  std::string run;
-  std::vector<std::string> assignments;
+  Question question;
   ModelOptions model;
   std::optional<std::string> text, text_pair, image, image_pair;
-  std::string data;
   std::int64_t top = 5;
   std::int64_t batch = 32;
   bool json = false;
@@ -88,7 +87,7 @@ int predict_one(const Options& options, const train::TrainedRun& opened) {
 }
 
 int predict_many(const Options& options, const train::TrainedRun& opened) {
-  data::ReadOptions read = train::question_options_of(opened.recipe.data, options.data, *opened.task);
+  data::ReadOptions read = train::question_options_of(opened.recipe.data, options.question.data, *opened.task);
   read.require_labels = false;
   read.classes.clear();  // labels, where there are any, are none of our business
   const data::Dataset dataset = data::read_dataset(read);
@@ -117,11 +116,11 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
 
 int run(const Options& options, const Session& session) {
   const bool one = options.text || options.text_pair || options.image || options.image_pair;
-  if (one == !options.data.empty())
+  if (one == !options.question.data.empty())
     throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict",
                       .where = "predict",
                       .expected = "--text, --text-pair, --image or --image-pair, or --data MANIFEST"});
-  const train::TrainedRun opened = train::open_run(options.run, options.model.applied_to(options.assignments));
+  const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   return one ? predict_one(options, opened) : predict_many(options, opened);
 }
@@ -134,16 +133,17 @@ Command predict_command() {
           .example =
               "mmtune predict runs/banking77 --text \"Where is my card?\" --top 3\n"
               "mmtune predict runs/vqa --image photo.jpg --text \"what colour is the shape?\"\n"
-              "mmtune predict runs/banking77 --data new.jsonl > answers.jsonl",
+              "mmtune predict runs/banking77 --data new.jsonl > answers.jsonl\n"
+              "mmtune predict openai/clip-vit-base-patch32 --image pet.jpg --classes cat,dog --template \"a photo of a {}.\"",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
-            arguments.positional("RUN", &options->run, {.help = "the folder that mmtune train left", .required = true});
-            arguments.positional("KEY=VALUE", &options->assignments, {.help = "changes of the run's recipe", .required = false});
+            declare_question(arguments, options->question);
             arguments.option("--text", &options->text, {.help = "a text", .value = "TEXT"});
             arguments.option("--text-pair", &options->text_pair, {.help = "its second half", .value = "TEXT"});
             arguments.option("--image", &options->image, {.help = "a picture: JPEG, PNG or WebP", .value = "FILE"});
             arguments.option("--image-pair", &options->image_pair, {.help = "a second picture", .value = "FILE"});
-            arguments.option("--data", &options->data, {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});
+            arguments.option("--data", &options->question.data,
+                             {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});
             arguments.option("--top", &options->top, {.help = "labels to list", .value = "K", .min = 1});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
             options->model.declare(arguments);

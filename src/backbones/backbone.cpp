@@ -29,6 +29,10 @@ std::int64_t Backbone::parameter_count() {
   return count;
 }
 
+std::int64_t Backbone::rows_at(std::string_view, std::int64_t, std::int64_t tokens) const {
+  return tokens;
+}
+
 std::int64_t Backbone::layer_of(std::string_view tensor) {
   for (const nn::SequenceSite* site : sites().sequences)
     if (tensor.size() > site->name.size() && tensor.starts_with(site->name) && tensor[site->name.size()] == '.') return site->layer;
@@ -58,6 +62,9 @@ at::Tensor pool(const ModelOutputs& outputs, Pooling pooling) {
       if (!outputs.pooler_output.defined())
         throw Error({.what = "the checkpoint has no pooler", .where = "pooling", .hint = "use pooling = \"first\" or \"mean\""});
       return outputs.pooler_output;
+    case Pooling::projection:
+      if (!outputs.embeds.defined()) throw Error({.what = "the checkpoint has no projection", .where = "pooling"});
+      return outputs.embeds;
     case Pooling::all:
       MMTUNE_ASSERT(outputs.layout.is_uniform());
       return outputs.last_hidden_state.reshape({outputs.layout.batch(), -1});

@@ -38,7 +38,7 @@ struct ModelOutputs {
   at::Tensor embeds;         ///< [B, E]: pooler_output projected into the space that several towers share; undefined where there is none
 };
 
-enum class Pooling { automatic, first, mean, pooler, all };
+enum class Pooling { automatic, first, mean, pooler, all, projection };
 
 struct BackboneInfo {
   std::string architecture;  ///< model_type of config.json
@@ -47,6 +47,7 @@ struct BackboneInfo {
   std::int64_t layers = 0;
   std::int64_t heads = 0;
   bool has_pooler = false;
+  std::int64_t projected = 0;   ///< width of the space that several towers share; 0: the checkpoint has no projection into one
   bool has_class_token = true;  ///< row 0 of a sequence stands for the whole of it
   /// What `automatic` means for this architecture where it is not `first` for pictures and `mean` for everything else.
   Pooling usual_pooling = Pooling::automatic;
@@ -71,6 +72,9 @@ class Backbone {
   /// Multiply-accumulates of the linear maps and attention products of one example with `tokens` rows (pictures: pass info().max_length).
   /// `read_first`: only the class token of the last block is read.
   virtual std::int64_t macs(std::int64_t tokens, bool read_first) const = 0;
+  /// Rows of one example with `tokens` rows that the site `name` of block `layer` sees: fewer behind the merging of tokens, and where only
+  /// a pooled row is read.
+  virtual std::int64_t rows_at(std::string_view name, std::int64_t layer, std::int64_t tokens) const;
   /// What loading the checkpoint found; empty for a fresh model.
   const nn::LoadReport& load_report() const { return report_; }
 

@@ -19,6 +19,10 @@ void ClipTower::list_projection() {
   if (projection_) projection_->list(sites_);
 }
 
+std::int64_t ClipTower::rows_at(std::string_view name, std::int64_t, std::int64_t tokens) const {
+  return projection_ && name == projection_->site().name ? 1 : tokens;
+}
+
 at::Tensor ClipTower::project(const at::Tensor& pooled, const nn::Context& context) const {
   return projection_ ? (*projection_)(pooled, context) : at::Tensor();
 }
@@ -42,6 +46,7 @@ ClipImageTower::ClipImageTower(const Config& config, const nn::Weights& root, co
            .image_width = width,
            .image_channels = config.integer("num_channels", 3)};
   info_.max_length = patches() + 1;
+  info_.projected = projected_width();
   if (patches() == 0) throw Error({.what = "patch_size is larger than image_size", .where = config.where()});
   const nn::Weights embeddings = w / "embeddings";
   class_token_ = embeddings.tensor("class_embedding", {shape_.width});
@@ -107,6 +112,7 @@ ClipTextTower::ClipTextTower(const Config& config, const nn::Weights& root, cons
            .usual_pooling = Pooling::pooler,
            .max_length = config.integer("max_position_embeddings", 77),
            .end_token = end_token_ == mistaken_end ? vocabulary_ - 1 : end_token_};
+  info_.projected = projected_width();
   const nn::Weights embeddings = w / "embeddings";
   words_ = embeddings.matrix("token_embedding.weight", {vocabulary_, shape_.width});
   positions_ = embeddings.tensor("position_embedding.weight", {info_.max_length, shape_.width});

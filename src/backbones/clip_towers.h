@@ -14,12 +14,14 @@ class ClipTower : public Backbone {
  public:
   /// Refuses missing tensors of everything read so far; to be called once, when the whole model is built.
   void finish(const nn::Weights& root) { report_ = root.finish(); }
+  std::int64_t rows_at(std::string_view name, std::int64_t layer, std::int64_t tokens) const override;
 
  protected:
   /// `projection`: the name of the map into the shared space of `projected` dimensions.
   ClipTower(const ClipShape& shape, const nn::Weights& root, std::string_view projection, std::int64_t projected);
   void list_projection();
   at::Tensor project(const at::Tensor& pooled, const nn::Context& context) const;
+  std::int64_t projected_width() const { return projection_ ? projection_->site().out : 0; }
   std::int64_t projection_macs() const { return projection_ ? projection_->site().in * projection_->site().out : 0; }
 
   ClipShape shape_;

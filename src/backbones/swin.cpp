@@ -258,6 +258,19 @@ class Swin final : public Backbone {
     return total;
   }
 
+  std::int64_t rows_at(std::string_view name, std::int64_t layer, std::int64_t tokens) const override {
+    const std::int64_t prompts = std::max<std::int64_t>(tokens - info_.max_length, 0);
+    Grid grid = grid_of(shape_.height, shape_.image_width);
+    std::int64_t end = 0;  // the first block of the next stage
+    for (const std::int64_t depth : shape_.depths) {
+      end += depth;
+      if (layer < end) break;
+      grid = grid.merged();
+    }
+    if (name.find(".downsample.") != std::string_view::npos) grid = grid.merged();
+    return prompts + grid.patches();
+  }
+
  private:
   struct Stage {
     std::vector<std::unique_ptr<Block>> blocks;

@@ -1,5 +1,7 @@
 #include "core/options.h"
 
+#include <cmath>
+
 #include "core/toml.h"
 
 namespace mmtune {
@@ -12,9 +14,9 @@ inline constexpr bool is_one_of(const FieldRef& value) {
 }
 
 std::string bound(double number) {
-  std::string text = toml_number(number);
-  if (text.ends_with(".0")) text.resize(text.size() - 2);
-  return text;
+  // 1000000 and not 1e+06.
+  if (std::abs(number) < 1e15 && number == std::floor(number)) return std::to_string(static_cast<std::int64_t>(number));
+  return toml_number(number);
 }
 
 std::string bounds(const FieldSpec& spec) {

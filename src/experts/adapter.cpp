@@ -50,8 +50,8 @@ class Bottleneck final : public nn::SublayerHook {
 
 class Adapter final : public Expert {
  public:
-  Adapter(const Options& options, std::vector<nn::SublayerSite*> sites, at::Generator& generator)
-      : options_(options), sites_(std::move(sites)) {
+  Adapter(const Options& options, const backbones::Backbone& backbone, std::vector<nn::SublayerSite*> sites, at::Generator& generator)
+      : options_(options), backbone_(&backbone), sites_(std::move(sites)) {
     for (const nn::SublayerSite* site : sites_) hooks_.push_back(std::make_unique<Bottleneck>(options_, site->width, generator));
     set_enabled(true);
   }
@@ -78,12 +78,14 @@ class Adapter final : public Expert {
   bool enabled() const override { return enabled_; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
-    for (const nn::SublayerSite* site : sites_) macs += 2 * tokens * options_.bottleneck * site->width;
+    for (const nn::SublayerSite* site : sites_)
+      macs += 2 * backbone_->rows_at(site->name, site->layer, tokens) * options_.bottleneck * site->width;
     return macs;
   }
 
  private:
   Options options_;
+  const backbones::Backbone* backbone_;
   std::vector<nn::SublayerSite*> sites_;
   std::vector<std::unique_ptr<Bottleneck>> hooks_;
   bool enabled_ = false;
@@ -92,6 +94,7 @@ class Adapter final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "adapter"; }
+  std::string_view summary() const override { return "a bottleneck behind sublayers (Houlsby et al. 2019; Pfeiffer et al. 2020)"; }
   void declare(OptionVisitor& v) override {
     v.choice("variant", options_.variant,
              {{"houlsby", Variant::houlsby, "after attention and after the feed-forward"},
@@ -119,7 +122,7 @@ class Recipe final : public ExpertRecipe {
     std::vector<nn::SublayerSite*> sites;
     for (nn::SublayerSite* site : backbone.sites().sublayers)
       if (options_.variant == Variant::houlsby || site->role == nn::SublayerSite::Role::feed_forward) sites.push_back(site);
-    return std::make_unique<Adapter>(options_, std::move(sites), generator);
+    return std::make_unique<Adapter>(options_, backbone, std::move(sites), generator);
   }
 
  private:

@@ -46,6 +46,7 @@ class ExpertRecipe {
  public:
   virtual ~ExpertRecipe() = default;
   virtual std::string_view kind() const = 0;
+  virtual std::string_view summary() const = 0;  ///< one line, no full stop
   virtual void declare(OptionVisitor& visitor) = 0;
   /// Reads the options back from adapter_config.json. Throws Error on a value that it does not understand.
   virtual void read_config(const Json& config, const std::string& where) = 0;

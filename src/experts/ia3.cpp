@@ -18,7 +18,8 @@ struct Options {
 
 class Ia3 final : public Expert {
  public:
-  Ia3(const Options& options, std::vector<nn::WeightSite*> sites) : options_(options), sites_(std::move(sites)) {
+  Ia3(const Options& options, const backbones::Backbone& backbone, std::vector<nn::WeightSite*> sites)
+      : options_(options), backbone_(&backbone), sites_(std::move(sites)) {
     for (const nn::WeightSite* site : sites_) {
       const bool input = std::any_of(options_.feed_forward.begin(), options_.feed_forward.end(),
                                      [&](const std::string& pattern) { return nn::matches(site->name, pattern); });
@@ -51,12 +52,14 @@ class Ia3 final : public Expert {
 
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
-    for (const auto& scaling : scalings_) macs += tokens * scaling->factors.numel();
+    for (std::size_t i = 0; i < sites_.size(); ++i)
+      macs += backbone_->rows_at(sites_[i]->name, sites_[i]->layer, tokens) * scalings_[i]->factors.numel();
     return macs;
   }
 
  private:
   Options options_;
+  const backbones::Backbone* backbone_;
   std::vector<nn::WeightSite*> sites_;
   std::vector<std::unique_ptr<nn::Scaling>> scalings_;
   bool enabled_ = false;
@@ -65,6 +68,7 @@ class Ia3 final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "ia3"; }
+  std::string_view summary() const override { return "learned factors on keys, values and feed-forward activations (Liu et al. 2022)"; }
 
   void declare(OptionVisitor& v) override {
     v.field("targets", options_.targets,
@@ -82,7 +86,7 @@ class Recipe final : public ExpertRecipe {
     Options own = options_;
     own.targets = spelt(backbone.sites().weights, own.targets);
     own.feed_forward = spelt(backbone.sites().weights, own.feed_forward);
-    return std::make_unique<Ia3>(own, chosen(backbone.sites().weights, options_.targets, "linear map"));
+    return std::make_unique<Ia3>(own, backbone, chosen(backbone.sites().weights, options_.targets, "linear map"));
   }
 
  private:

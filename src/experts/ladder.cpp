@@ -222,6 +222,7 @@ void Step::after_block(nn::Tokens& tokens, const nn::Context& context) {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "ladder"; }
+  std::string_view summary() const override { return "a narrow network beside the backbone that reads its blocks (Sung et al. 2022)"; }
   void declare(OptionVisitor& v) override {
     v.field("reduction", options_.reduction,
             {.help = "the side network is this many times narrower than the backbone", .min = 1, .max = 1024});

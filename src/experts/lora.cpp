@@ -32,7 +32,8 @@ void refuse_company(const nn::WeightSite& site) {
 
 class Lora final : public Expert {
  public:
-  Lora(const Options& options, std::vector<nn::WeightSite*> sites, at::Generator& generator) : options_(options), sites_(std::move(sites)) {
+  Lora(const Options& options, const backbones::Backbone& backbone, std::vector<nn::WeightSite*> sites, at::Generator& generator)
+      : options_(options), backbone_(&backbone), sites_(std::move(sites)) {
     for (const nn::WeightSite* site : sites_) {
       // Kaiming-uniform with a = √5, as nn.Linear and PEFT: U(±1/√in).
       const double bound = 1.0 / std::sqrt(static_cast<double>(site->in));
@@ -84,12 +85,14 @@ class Lora final : public Expert {
 
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
-    for (const nn::WeightSite* site : sites_) macs += tokens * options_.rank * (site->in + site->out);
+    for (const nn::WeightSite* site : sites_)
+      macs += backbone_->rows_at(site->name, site->layer, tokens) * options_.rank * (site->in + site->out);
     return macs;
   }
 
  private:
   Options options_;
+  const backbones::Backbone* backbone_;
   std::vector<nn::WeightSite*> sites_;
   std::vector<std::unique_ptr<nn::LowRank>> terms_;
   bool enabled_ = false;
@@ -98,6 +101,9 @@ class Lora final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "lora"; }
+  std::string_view summary() const override {
+    return "a product of two thin matrices added to every chosen linear map (Hu et al. 2021; also rank-stabilised, DoRA)";
+  }
 
   void declare(OptionVisitor& v) override {
     v.field("rank", options_.rank, {.help = "rank r of the update", .min = 1, .max = 4096});
@@ -127,7 +133,7 @@ class Recipe final : public ExpertRecipe {
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
     Options own = options_;
     own.targets = spelt(backbone.sites().weights, own.targets);
-    return std::make_unique<Lora>(own, chosen(backbone.sites().weights, options_.targets, "linear map"), generator);
+    return std::make_unique<Lora>(own, backbone, chosen(backbone.sites().weights, options_.targets, "linear map"), generator);
   }
 
  private:

@@ -81,6 +81,7 @@ class Prefix final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "prefix"; }
+  std::string_view summary() const override { return "rows in front of every attention's keys and values (Li and Liang 2021)"; }
   void declare(OptionVisitor& v) override {
     v.field("length", options_.length, {.help = "rows in front of every attention's keys and values", .min = 1, .max = 65536});
     v.field("dropout", options_.dropout, {.help = "dropout on the prefix while training", .min = 0, .below = 1});

@@ -94,6 +94,9 @@ class Prompt final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "prompt"; }
+  std::string_view summary() const override {
+    return "tokens in front of the sequence, once or in every block (Lester et al. 2021; Jia et al. 2022)";
+  }
   void declare(OptionVisitor& v) override {
     v.field("length", options_.length, {.help = "number of prompt tokens", .min = 1, .max = 65536});
     v.field("deep", options_.deep, {.help = "prompts of its own for every block, instead of one set that travels through all"});

@@ -55,6 +55,7 @@ std::vector<nn::TensorSlot> slots_matching(backbones::Backbone& backbone, const 
 class FullRecipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "full"; }
+  std::string_view summary() const override { return "tensors of the backbone itself, trained as they are"; }
   void declare(OptionVisitor& v) override {
     v.field("targets", targets_, {.help = "tensors that are trained: names, endings of names, or patterns with *", .min_items = 1});
   }
@@ -71,6 +72,7 @@ class FullRecipe final : public ExpertRecipe {
 class BitfitRecipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "bitfit"; }
+  std::string_view summary() const override { return "the backbone's biases (Ben Zaken et al. 2022)"; }
   void declare(OptionVisitor& v) override {
     v.field("targets", targets_, {.help = "biases that are trained: names, endings of names, or patterns with *", .min_items = 1});
   }
@@ -91,6 +93,7 @@ class BitfitRecipe final : public ExpertRecipe {
 class LinearRecipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "linear"; }
+  std::string_view summary() const override { return "nothing in the backbone: only the head learns"; }
   void declare(OptionVisitor&) override {}
   void read_config(const Json&, const std::string&) override {}
   std::unique_ptr<Expert> build(backbones::Backbone&, at::Generator) const override {

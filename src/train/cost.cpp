@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/error.h"
@@ -20,12 +21,13 @@ using backbones::Modality;
 std::int64_t tokens_of(const Tower& tower, const CostOptions& options) {
   const backbones::BackboneInfo& info = tower.backbone().info();
   if (info.modality != Modality::text) return info.max_length;
-  if (options.tokens > info.max_length)
+  if (!options.tokens) return std::min<std::int64_t>(128, info.max_length);
+  if (*options.tokens > info.max_length)
     throw UsageError({.what = "--tokens is more than the backbone has positions for",
                       .where = tower.checkpoint().folder().string(),
                       .expected = "at most " + std::to_string(info.max_length),
-                      .got = std::to_string(options.tokens)});
-  return options.tokens;
+                      .got = std::to_string(*options.tokens)});
+  return *options.tokens;
 }
 
 /// A full batch of distinct random inputs, none of them padded.
@@ -117,6 +119,7 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
   for (const ExpertSection& section : recipe.experts) cost.method += (cost.method.empty() ? "" : " + ") + section.method;
   for (const auto& tower : model.towers()) {
     const std::int64_t tokens = tokens_of(*tower, options);
+    if (tower->modality() == Modality::text) cost.text_tokens = tokens;
     const PassMacs macs = tower->macs(tokens);
     cost.backbone_parameters += tower->backbone().parameter_count();
     cost.training_macs += macs.forward + macs.backward;

@@ -12,10 +12,10 @@
 namespace mmtune::train {
 
 struct CostOptions {
-  std::int64_t tokens = 128;  ///< length of a text; pictures have their own
-  std::int64_t batch = 32;    ///< of the measured step
-  std::int64_t outputs = 2;   ///< width of the head's output
-  std::int64_t measure = 0;   ///< steps to time; 0: nothing is run
+  std::optional<std::int64_t> tokens;  ///< length of a text (128, or as many as the backbone has positions for); pictures have their own
+  std::int64_t batch = 32;             ///< of the measured step
+  std::int64_t outputs = 2;            ///< width of the head's output
+  std::int64_t measure = 0;            ///< steps to time; 0: nothing is run
 };
 
 /// A training step on random inputs without padding, timed in this process.
@@ -29,6 +29,7 @@ struct StepCost {
 
 struct Cost {
   std::string method;
+  std::int64_t text_tokens = 0;  ///< that a text was priced with; 0: no tower reads text
   std::int64_t backbone_parameters = 0;
   std::int64_t expert_parameters = 0;
   std::int64_t head_parameters = 0;

@@ -1,6 +1,7 @@
 #include "train/head.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -64,7 +65,7 @@ at::Tensor Head::leaf(const std::string& name, at::IntArrayRef shape, at::Genera
 
 Head::Layers Head::make_layers(const std::string& prefix, std::int64_t width, at::Generator& generator) {
   Layers layers;
-  if (section_.kind == HeadKind::linear) {
+  if (section_.kind != HeadKind::mlp) {
     layers.weight = leaf(prefix + "weight", {outputs_, width}, &generator);
     layers.bias = leaf(prefix + "bias", {outputs_}, nullptr);
     return layers;
@@ -77,7 +78,7 @@ Head::Layers Head::make_layers(const std::string& prefix, std::int64_t width, at
 }
 
 at::Tensor Head::apply(const Layers& layers, const at::Tensor& features, const nn::Context& context) const {
-  if (section_.kind == HeadKind::linear) return at::linear(nn::dropout(features, section_.dropout, context), layers.weight, layers.bias);
+  if (section_.kind != HeadKind::mlp) return at::linear(nn::dropout(features, section_.dropout, context), layers.weight, layers.bias);
   const at::Tensor hidden = at::gelu(at::linear(features, layers.weight, layers.bias));
   return at::linear(nn::dropout(hidden, section_.dropout, context), layers.second_weight, layers.second_bias);
 }
@@ -90,10 +91,18 @@ at::Tensor Head::concatenated(const std::vector<TowerFeatures>& features) const 
   return parts.size() == 1 ? parts.front() : at::cat(parts, 1);
 }
 
+void Head::begin_with(const at::Tensor& embeddings, double scale) {
+  MMTUNE_ASSERT(section_.kind == HeadKind::zero_shot && layers_.size() == 1);
+  const at::NoGradGuard no_grad;
+  // Features come with length sqrt(width) and not 1: so small steps of the weights mean small changes of the logits, as in other heads.
+  at::Tensor weight = layers_.front().weight;
+  weight.copy_(embeddings * (scale / std::sqrt(static_cast<double>(weight.size(1)))));
+}
+
 at::Tensor Head::operator()(const std::vector<TowerFeatures>& given, const nn::Context& context) const {
   MMTUNE_ASSERT(given.size() == towers_.size());
   std::vector<TowerFeatures> features = given;
-  if (section_.normalise) {
+  if (section_.normalise || section_.kind == HeadKind::zero_shot) {
     for (TowerFeatures& tower : features) {
       if (!tower.rows.defined()) continue;
       const double length = std::sqrt(static_cast<double>(tower.rows.size(1)));

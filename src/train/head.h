@@ -28,8 +28,11 @@ struct TowerFeatures {
 
 class Head {
  public:
-  /// Weights normal(0, 0.02) from `generator`, biases and stand-ins zero.
+  /// Weights normal(0, 0.02) from `generator`, biases and stand-ins zero; kind zero_shot: the weights wait for begin_with.
   Head(const HeadSection& section, std::vector<HeadTower> towers, std::int64_t outputs, at::Generator generator);
+
+  /// Kind zero_shot: the weights begin as those of a comparison with `embeddings` [outputs, width], each of length 1, times `scale`.
+  void begin_with(const at::Tensor& embeddings, double scale);
 
   /// Features of the towers in their order → logits [B, outputs]. Every example has what `needs` says.
   at::Tensor operator()(const std::vector<TowerFeatures>& features, const nn::Context& context) const;

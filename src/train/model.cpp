@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "train/device.h"
+#include "train/zero_shot.h"
 
 namespace mmtune::train {
 
@@ -49,7 +50,15 @@ std::string_view name_of(ExpertTower tower) {
 }  // namespace
 
 Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
-  const BackboneSection& section = recipe.backbone;
+  BackboneSection section = recipe.backbone;
+  if (recipe.head.kind == HeadKind::zero_shot) {
+    using backbones::Pooling;
+    if (section.main_pooling == Pooling::automatic) section.main_pooling = Pooling::projection;
+    if (section.main_pooling != Pooling::projection || !section.condition.empty())
+      throw UsageError({.what = "class prompts are compared with one projected feature",
+                        .where = "head.kind",
+                        .expected = "with \"zero_shot\", one tower and backbone.main_pooling = \"projection\""});
+  }
   towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling, modality_of(section.main_input), section.weights));
   if (!section.condition.empty()) {
     // A model with two towers serves as both: where nothing else is said, the condition reads what the main tower does not.
@@ -91,6 +100,11 @@ void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::ve
 void Model::place() {
   for (const auto& tower : towers_) move_leaves(tower->tensors(), device_);
   move_leaves(head_->tensors(), device_);
+}
+
+void Model::begin_zero_shot(const Recipe& recipe, const std::vector<std::string>& classes) {
+  const ClassEmbeddings embeddings = embed_classes(towers_.front()->checkpoint(), recipe.head, classes);
+  head_->begin_with(embeddings.rows, embeddings.scale);
 }
 
 std::vector<OptimiserGroup> Model::gather(const TrainSection& section) {

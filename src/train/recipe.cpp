@@ -1,5 +1,6 @@
 #include "train/recipe.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/recipe.h"
@@ -16,6 +17,7 @@ const std::vector<Choice<Pooling>>& poolings() {
       {"first", Pooling::first, "the class token"},
       {"mean", Pooling::mean, "the mean over the real tokens"},
       {"pooler", Pooling::pooler, "the checkpoint's own pooler"},
+      {"projection", Pooling::projection, "the pooled token projected into the space that CLIP's towers share"},
       {"all", Pooling::all, "every token, one behind the other: keeps where things are (pictures only)"}};
   return choices;
 }
@@ -66,7 +68,8 @@ const experts::ExpertRecipe& ExpertSection::recipe() const {
 void declare(OptionVisitor& v, ExpertSection& s) {
   std::vector<Variant> variants;
   for (auto& [kind, recipe] : s.kinds) {
-    variants.push_back({kind, "", [expert = recipe.get()](OptionVisitor& visitor) { expert->declare(visitor); }});
+    variants.push_back(
+        {kind, std::string(recipe->summary()), [expert = recipe.get()](OptionVisitor& visitor) { expert->declare(visitor); }});
   }
   v.variants("method", s.method, variants, {.help = "kind of the expert"});
   v.choice("tower", s.tower,
@@ -75,7 +78,10 @@ void declare(OptionVisitor& v, ExpertSection& s) {
 }
 
 void declare(OptionVisitor& v, HeadSection& s) {
-  v.choice("kind", s.kind, {{"linear", HeadKind::linear}, {"mlp", HeadKind::mlp, "one hidden layer with GELU"}},
+  v.choice("kind", s.kind,
+           {{"linear", HeadKind::linear},
+            {"mlp", HeadKind::mlp, "one hidden layer with GELU"},
+            {"zero_shot", HeadKind::zero_shot, "linear, begun as CLIP's comparison of pictures with class prompts"}},
            {.help = "what turns features into logits"});
   v.choice("fusion", s.fusion,
            {{"concat", Fusion::concat, "one head over all towers' features"},
@@ -89,6 +95,11 @@ void declare(OptionVisitor& v, HeadSection& s) {
             {"learned", Absent::learned, "always learn a stand-in feature for every tower"},
             {"error", Absent::error, "an example that lacks a modality is an error"}},
            {.help = "what stands in for a modality that an example lacks"});
+  v.field("templates", s.templates,
+          {.help = "kind zero_shot: prompts with {} for the class's name; the embeddings of all are averaged", .min_items = 1});
+  v.field("names", s.names, {.help = "kind zero_shot: class = its name in the prompts, where it is another"});
+  const bool have_places = std::ranges::all_of(s.templates, [](const std::string& text) { return text.find("{}") != std::string::npos; });
+  v.require("templates", have_places, "texts with {} where the class's name goes");
 }
 
 void declare(OptionVisitor& v, LossSection& s) {

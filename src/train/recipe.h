@@ -48,7 +48,8 @@ struct ExpertSection {
 void declare(OptionVisitor& visitor, ExpertSection& section);
 
 enum class Fusion { concat, mean_logits };
-enum class HeadKind { linear, mlp };
+/// zero_shot: a linear map over features of length sqrt(width), begun as the comparison with embedded class prompts.
+enum class HeadKind { linear, mlp, zero_shot };
 /// What stands in for a modality that an example lacks.
 enum class Absent { automatic, learned, error };
 
@@ -59,6 +60,8 @@ struct HeadSection {
   double dropout = 0.0;
   bool normalise = false;
   Absent absent = Absent::automatic;
+  std::vector<std::string> templates = {"a photo of a {}."};
+  std::map<std::string, std::string> names;
 };
 void declare(OptionVisitor& visitor, HeadSection& section);
 

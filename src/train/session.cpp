@@ -132,6 +132,7 @@ Training prepare_training(const Recipe& recipe) {
                           : recipe.head.absent == Absent::automatic ? model.lacking(training.data.train)
                                                                     : std::vector<bool>(model.towers().size(), false);
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
+  if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
   if (recipe.data.on_error == OnError::stop) {
     refuse_lacking_examples(model, training.data.train);
     if (training.data.valid) refuse_lacking_examples(model, *training.data.valid);

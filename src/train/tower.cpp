@@ -36,6 +36,11 @@ Tower::Tower(std::string name, const std::string& model, Pooling pooling, std::o
                       .where = "backbone." + name_ + "_pooling",
                       .expected = "\"first\" or \"mean\"",
                       .got = "\"pooler\" (" + checkpoint_.folder().string() + ")"});
+  if (pooling_ == Pooling::projection && info.projected == 0)
+    throw UsageError({.what = "the checkpoint has no projection into a shared space",
+                      .where = "backbone." + name_ + "_pooling",
+                      .expected = "a CLIP model, or another pooling",
+                      .got = "\"projection\" (" + checkpoint_.folder().string() + ")"});
   if (pooling_ == Pooling::all && info.modality != Modality::image)
     throw UsageError({.what = "only pictures have the same number of tokens each",
                       .where = "backbone." + name_ + "_pooling",
@@ -91,6 +96,7 @@ std::vector<nn::NamedTensor> Tower::tensors() const {
 
 std::int64_t Tower::width() const {
   const backbones::BackboneInfo& info = backbone_->info();
+  if (pooling_ == Pooling::projection) return info.projected;
   return pooling_ == Pooling::all ? info.max_length * info.width : info.width;
 }
 
@@ -100,7 +106,7 @@ bool Tower::has_side_network() const {
 
 bool Tower::reads_first() const {
   if (has_side_network()) return false;
-  return pooling_ == Pooling::first || pooling_ == Pooling::pooler;
+  return pooling_ == Pooling::first || pooling_ == Pooling::pooler || pooling_ == Pooling::projection;
 }
 
 at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Context& context) const {

@@ -57,3 +57,24 @@ def test_mistakes(mmtune, recipe):
     for arguments, part in ((["--tokens", "17"], "at most 16"), (["--compare", "lorra"], "did you mean"), (["--measure", "1", "--batch", "3", "train.accumulate=2"], "multiple of 2")):
         done = mmtune("cost", recipe, *arguments)
         assert done.returncode == 2 and part in done.stderr, done.stderr
+
+
+def test_a_text_shorter_than_usual_by_default(mmtune, recipe):
+    """The backbone has 16 positions, fewer than the 128 that are otherwise taken."""
+    done = mmtune("cost", recipe, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tokens"] == 16
+
+
+def test_stages_with_fewer_tokens_cost_less(mmtune, tmp_path):
+    """Swin merges tokens between its stages: 64 and 16 rows of widths 16 and 32, and the map between them sees 16."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4)
+    transformers.SwinModel(config).save_pretrained(tmp_path / "swin")
+    transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "swin")
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'[backbone]\nmain = "{tmp_path}/swin"\n[expert]\nmethod = "lora"\nrank = 3\n[data]\ntrain = "none"\n')
+    assert price(mmtune, path)[0]["expert_macs"] == 3 * 2 * (2 * 64 * 2 * 16 + 16 * 2 * 32)
+    assert price(mmtune, path, "expert.targets=reduction")[0]["expert_macs"] == 3 * 16 * (4 * 16 + 2 * 16)
+    adapters = price(mmtune, path, "--compare", "adapter")[0]["expert_macs"]
+    assert adapters == 2 * 2 * 64 * (2 * 64 * 16 + 16 * 32)

@@ -48,6 +48,36 @@ def make_image_model(folder, seed=0, layers=2, width=32):
     return Path(folder)
 
 
+def make_clip(folder, seed=0, layers=2, width=32):
+    """A whole CLIP with a byte-pair tokenizer of its own, trained on the sentences of these tests."""
+    import torch
+    from bpe_models import clip_like
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    made = clip_like([sentence(colour, rng) for colour in COLOURS for _ in range(200)] + ["a photo of a red, green, blue thing."] * 9, size=600)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 24}))
+    tower = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 2 * width}
+    config = CLIPConfig(
+        text_config=tower | {"vocab_size": len(made["model"]["vocab"]), "max_position_embeddings": 24, "bos_token_id": 0, "eos_token_id": 1},
+        vision_config=tower | {"image_size": 16, "patch_size": 4},
+        projection_dim=24,
+        logit_scale_init_value=2.0,
+    )
+    model = CLIPModel(config)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if tensor.dim() > 1:
+                tensor.normal_(0.0, 0.15)
+    model.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
 def sentence(colour, rng):
     words = rng.choices(FILLERS, k=rng.randint(2, 9))
     words.insert(rng.randrange(len(words) + 1), colour)
