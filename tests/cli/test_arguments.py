@@ -11,7 +11,7 @@ def test_every_command_has_help_with_an_example(mmtune):
     assert done.returncode == 0
     assert done.stderr == ""
     commands = re.findall(r"^  ([a-z]+)  ", done.stdout.split("Subcommands:")[1], re.MULTILINE)
-    assert {"inspect", "preprocess"} <= set(commands)
+    assert {"inspect", "preprocess", "pull"} <= set(commands)
     if "LibTorch" in mmtune("--version").stdout and "without" not in mmtune("--version").stdout:
         assert {"train", "eval", "predict", "forward", "cost"} <= set(commands)
     assert "reference" not in commands
@@ -45,14 +45,14 @@ def test_version(mmtune):
         (["inspect", "a", "--threads", "two"], "--threads: expected an integer >= 1 and <= 1024, got 'two'"),
         (["inspect", "a", "--threads"], "--threads: 1 required N missing (see mmtune inspect --help)"),
         (["preprocess", "m"], "--out is required (see mmtune preprocess --help)"),
-        (["preprocess", "m", "--out", "x"], "nothing to preprocess: expected --text, --image or --data"),
+        (["preprocess", "m", "--out", "x"], "nothing to preprocess: expected --text, --image, --audio or --data"),
         (
             ["preprocess", "m", "--out", "x", "--text", "a", "--text-pair", "b", "--text-pair", "c"],
             "--text-pair: expected as many as --text (1), got 2",
         ),
         (
             ["preprocess", "m", "--out", "x", "--text", "a", "--data", "b"],
-            "--data: expected to stand without --text, --text-pair and --image",
+            "--data: expected to stand without --text, --text-pair, --image and --audio",
         ),
         (["inspect", "a\nb\x1b[31m", "c\x07"], "unexpected argument 'c\\x07' (see mmtune inspect --help)"),
     ],
