@@ -70,6 +70,7 @@ def test_training_on_tones(tones, group_wav2vec2, tiny_wav2vec2, tmp_path, famil
     {"method": "adapter", "bottleneck": 4}, {"method": "prefix", "length": 3}, {"method": "prompt", "length": 3},
     {"method": "prompt", "length": 2, "deep": True}, {"method": "ia3"}, {"method": "bitfit"}, {"method": "full"}, {"method": "linear"},
     {"method": "lora", "rank": 2, "dora": True}, {"method": "lora", "rank": 2, "dropout": 0.1},
+    {"method": "ladder"},
 ], ids=lambda expert: "-".join(map(str, expert.values())))
 @pytest.mark.parametrize("family", ["group", "layer"])
 def test_every_kind_of_expert(tones, group_wav2vec2, tiny_wav2vec2, tmp_path, family, expert):
@@ -89,6 +90,19 @@ def test_the_same_seed_gives_the_same_bytes(tones, tiny_wav2vec2, tmp_path):
     mmtune("train", recipe, "--out", tmp_path / "whole", check=0)
     mmtune("train", recipe, "--out", tmp_path / "again", check=0)
     assert trained_files(tmp_path / "whole") == trained_files(tmp_path / "again")
+
+
+def test_checkpointing_changes_nothing_and_half_precision_little(tones, tiny_wav2vec2, tmp_path):
+    train, valid = tones
+    losses = {}
+    for name, extra in {"plain": [], "checkpointed": ["train.checkpointing=true"], "half": ["backbone.weights=f16"]}.items():
+        recipe = recipe_for(tmp_path / f"{name}.toml", tiny_wav2vec2, {"train": train, "valid": valid}, train={"epochs": 2, "log_every": 1})
+        mmtune("train", recipe, *extra, "--out", tmp_path / name, check=0)
+        losses[name] = [line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl") if "loss" in line]
+    assert len(losses["plain"]) == 8
+    assert losses["checkpointed"] == losses["plain"]
+    assert losses["half"] != losses["plain"]
+    np.testing.assert_allclose(losses["half"], losses["plain"], atol=0.02)
 
 
 @pytest.mark.parametrize("other", ["image", "text"])
