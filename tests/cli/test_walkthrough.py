@@ -1,0 +1,110 @@
+"""The README's walk-throughs with CLIP and with Wav2Vec2, as it writes them, on real files of the data packs; tiny random checkpoints stand in
+for the published ones, which a test cannot fetch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_support import ROOT, mmtune
+
+SHARED = Path(os.environ.get("MMTUNE_SHARED", ROOT.parent / "shared")) / "data"
+SHORT = ["train.threads=1", "train.steps=6", "train.batch=4", "data.limit=24"]
+
+
+def make_clip(folder):
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    config = transformers.CLIPConfig(text_config={**tower, "vocab_size": 99, "max_position_embeddings": 16},
+                                     vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=16)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def make_wav2vec2(folder):
+    import torch
+    import transformers
+
+    torch.manual_seed(2)
+    config = transformers.Wav2Vec2Config(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, conv_dim=(16, 16, 16),
+                                         conv_kernel=(10, 8, 4), conv_stride=(5, 4, 4), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+                                         vocab_size=20)
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def pack(name):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{name} of ../shared/data is not there")
+    return SHARED / name
+
+
+def first_test_row(manifest):
+    return next(row for row in map(json.loads, manifest.read_text().splitlines()) if row["split"] == "test")
+
+
+def in_python(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def member(row, manifest, path):
+    with open(manifest.parent / row["shard"], "rb") as shard:
+        shard.seek(row["offset"])
+        path.write_bytes(shard.read(row["size"]))
+    return path
+
+
+def test_clip_on_flowers(tmp_path):
+    manifest = pack("flowers5") / "manifest.jsonl"
+    model, run = make_clip(tmp_path / "clip"), tmp_path / "run"
+    mmtune("train", ROOT / "recipes/flowers_clip.toml", f"backbone.main={model}", f"data.train={manifest}", *SHORT, "--out", run, check=0)
+    assert "accuracy" in mmtune("eval", run, "--data", manifest, "data.where.split=test", "data.limit=20", check=0).stdout
+    mmtune("export", run, "--out", tmp_path / "peft", check=0)
+
+    flower = member(first_test_row(manifest), manifest, tmp_path / "flower.jpg")
+    answer = json.loads(mmtune("predict", run, "--image", flower, "--json", check=0).stdout)
+    mmtune("preprocess", model, "--image", flower, "--out", tmp_path / "x.safetensors", check=0)
+    scores = in_python("""
+import json, sys, safetensors.torch, transformers, peft
+model, adapter, inputs = sys.argv[1:]
+model = transformers.CLIPForImageClassification.from_pretrained(model, num_labels=5)
+model = peft.PeftModel.from_pretrained(model, adapter).eval()
+print(json.dumps(model(pixel_values=safetensors.torch.load_file(inputs)["pixel_values"]).logits.softmax(-1)[0].tolist()))
+""", model, tmp_path / "peft", tmp_path / "x.safetensors")
+    classes = json.loads((run / "run.json").read_text())["task"]["classes"]
+    theirs = dict(zip(classes, scores, strict=True))
+    for one in answer["top"]:
+        assert one["score"] == pytest.approx(theirs[one["label"]], abs=1e-4)
+
+
+def test_wav2vec2_on_spoken_digits(tmp_path):
+    manifest = pack("mnist_fsdd") / "fsdd_manifest.jsonl"
+    model, run = make_wav2vec2(tmp_path / "wav2vec2"), tmp_path / "run"
+    mmtune("train", ROOT / "recipes/spoken_digits.toml", f"backbone.main={model}", f"data.train={manifest}", *SHORT, "--out", run, check=0)
+    assert "accuracy" in mmtune("eval", run, "--data", manifest, "data.where.split=test", "data.limit=20", check=0).stdout
+    mmtune("export", run, "--out", tmp_path / "peft", "--no-head", check=0)
+
+    word = member(first_test_row(manifest), manifest, tmp_path / "word.wav")
+    assert json.loads(mmtune("predict", run, "--audio", word, "--json", check=0).stdout)["label"]
+    mmtune("preprocess", model, "--audio", word, "--out", tmp_path / "x.safetensors", check=0)
+    mmtune("forward", model, "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors", "--expert", run / "expert", check=0)
+    apart, moved = in_python("""
+import json, sys, safetensors.torch, transformers, peft
+model, adapter, inputs, outputs = sys.argv[1:]
+plain = transformers.AutoModel.from_pretrained(model).eval()
+given = safetensors.torch.load_file(inputs)
+before = plain(**given).last_hidden_state.detach()
+with_expert = peft.PeftModel.from_pretrained(plain, adapter).eval()(**given).last_hidden_state
+ours = safetensors.torch.load_file(outputs)["last_hidden_state"]
+print(json.dumps([(ours - with_expert).abs().max().item(), (with_expert - before).abs().max().item()]))
+""", model, tmp_path / "peft", tmp_path / "x.safetensors", tmp_path / "y.safetensors")
+    assert apart < 1e-4 < moved
