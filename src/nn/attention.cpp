@@ -79,16 +79,17 @@ class Heads {
     return one;
   }
 
-  /// Calls work(kernel, at, scratch) for every head of every sequence, from several threads.
+  /// Calls work(kernel, head, at, scratch) for every head of every sequence, from several threads.
   template <class Work>
   void each(const Work& work) const {
     const AttentionKernel& kernel = attention_kernels().front();
     at::parallel_for(0, count(), 1, [&](std::int64_t begin, std::int64_t end) {
       std::vector<float> scratch;
       for (std::int64_t at = begin; at < end; ++at) {
-        const auto needed = static_cast<std::size_t>(kernel.scratch((*this)[at]));
+        const AttentionHead head = (*this)[at];
+        const auto needed = static_cast<std::size_t>(kernel.scratch(head));
         if (scratch.size() < needed) scratch.resize(needed);
-        work(kernel, at, scratch.data());
+        work(kernel, head, at, scratch.data());
       }
     });
   }
@@ -114,8 +115,8 @@ class Attention : public torch::autograd::Function<Attention> {
     const at::Tensor out = at::empty_like(q);
     auto* const to = out.data_ptr<float>();
     const Heads heads(plan, q, k, v, bias);
-    heads.each([&](const AttentionKernel& kernel, std::int64_t at, float* scratch) {
-      kernel.forward(heads[at], to + heads.query_begin(at), scratch);
+    heads.each([&](const AttentionKernel& kernel, const AttentionHead& head, std::int64_t at, float* scratch) {
+      kernel.forward(head, to + heads.query_begin(at), scratch);
     });
     context->save_for_backward({q, k, v, bias, plan.mask, plan.future, plan.group_bias});
     context->saved_data["heads"] = plan.heads;
@@ -144,9 +145,9 @@ class Attention : public torch::autograd::Function<Attention> {
         need_bias ? at::empty({plan.sequences(), bias.size(0), bias.size(1), bias.size(2)}, q.options()) : at::Tensor();
     const auto place = [](const at::Tensor& x, std::int64_t begin) { return x.defined() ? x.data_ptr<float>() + begin : nullptr; };
     const Heads heads(plan, q, k, v, bias);
-    heads.each([&](const AttentionKernel& kernel, std::int64_t at, float* scratch) {
+    heads.each([&](const AttentionKernel& kernel, const AttentionHead& head, std::int64_t at, float* scratch) {
       const std::int64_t query = heads.query_begin(at), key = heads.key_begin(at);
-      kernel.backward(heads[at],
+      kernel.backward(head,
                       {.out = dout.const_data_ptr<float>() + query,
                        .queries = place(dq, query),
                        .keys = place(dk, key),

@@ -237,6 +237,22 @@ Tensor with_importance(const Mope& mope, const Tensor& task) {
   return added.defined() ? task + added : task;
 }
 
+/// Runs the main tower on the case's picture with the complementary feature `y`, compares what it gives on the way, and returns the logits.
+Tensor compare_picture_tower(Case& golden, backbones::Backbone& backbone, const Mope& mope, const Tensor& y, const train::Head& head) {
+  backbones::ModelInputs inputs;
+  inputs.pixel_values = golden.take("input.image");
+  nn::Context context;
+  context.complementary = y;
+  const backbones::ModelOutputs outputs = backbone.forward(inputs, context);
+  golden.compare("mid.final_norm", outputs.last_hidden_state.view({outputs.layout.batch(), -1, outputs.last_hidden_state.size(1)}));
+  const Tensor cls = backbones::pool(outputs, backbones::Pooling::mean);
+  golden.compare("out.cls", cls);
+  const Tensor logits = logits_of(head, cls);
+  golden.compare("out.logits", logits);
+  compare_experts(golden, mope, y);
+  return logits;
+}
+
 void bert_stack(Case& golden) {
   const auto backbone = official_bert(golden, "bert_encoder.");
   for (const Json& name : golden.json().at("trainable_without_gradient")) golden.ignore("weight." + name.get<std::string>());
@@ -333,17 +349,7 @@ void swin_stack(Case& golden) {
   const auto head = head_of(golden, "classifier", bindings);
   const Watches watches = watch_swin(golden, *backbone);
   compare_shift_masks(golden, "encoder.");
-  backbones::ModelInputs inputs;
-  inputs.pixel_values = golden.take("input.image");
-  nn::Context context;
-  context.complementary = y;
-  const backbones::ModelOutputs outputs = backbone->forward(inputs, context);
-  golden.compare("mid.final_norm", outputs.last_hidden_state.view({outputs.layout.batch(), -1, outputs.last_hidden_state.size(1)}));
-  const Tensor cls = backbones::pool(outputs, backbones::Pooling::mean);
-  golden.compare("out.cls", cls);
-  const Tensor logits = logits_of(*head, cls);
-  golden.compare("out.logits", logits);
-  compare_experts(golden, mope, y);
+  const Tensor logits = compare_picture_tower(golden, *backbone, mope, y, *head);
   Tensor total = task_loss(golden, logits);
   golden.compare("loss.task", total);
   if (!scores.defined()) {
@@ -415,17 +421,7 @@ void whole_classifier(Case& golden) {
   const Watches text_watches = watch_bert(golden, *text), picture_watches = watch_swin(golden, *picture);
   const Tensor y = backbones::pool(text->forward(text_of(golden), {}), backbones::Pooling::first);
   golden.compare("out.text_feature", y);
-  backbones::ModelInputs inputs;
-  inputs.pixel_values = golden.take("input.image");
-  nn::Context context;
-  context.complementary = y;
-  const backbones::ModelOutputs outputs = picture->forward(inputs, context);
-  golden.compare("mid.final_norm", outputs.last_hidden_state.view({outputs.layout.batch(), -1, outputs.last_hidden_state.size(1)}));
-  const Tensor cls = backbones::pool(outputs, backbones::Pooling::mean);
-  golden.compare("out.cls", cls);
-  const Tensor logits = logits_of(*head, cls);
-  golden.compare("out.logits", logits);
-  compare_experts(golden, mope, y);
+  const Tensor logits = compare_picture_tower(golden, *picture, mope, y, *head);
   const Tensor task = task_loss(golden, logits), total = with_importance(mope, task);
   golden.compare("loss.task", task);
   golden.compare("loss.importance", mope.importance());
