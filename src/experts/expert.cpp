@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/files.h"
+#include "core/listed.h"
 #include "core/nearest.h"
 #include "experts/kinds.h"
 #include "experts/peft_targets.h"
@@ -41,11 +42,7 @@ void read_as(const Json& config, const std::string& where, const std::string& ke
 }  // namespace
 
 std::string listed(const std::vector<std::string>& names) {
-  constexpr std::size_t most = 6;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(names.size(), most); ++i) text += (i ? ", " : "") + printable(names[i]);
-  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
-  return text;
+  return mmtune::listed(names, 6);
 }
 
 std::int64_t Expert::parameter_count() const {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/listed.h"
 
 namespace mmtune::hub {
 
@@ -55,17 +56,11 @@ bool matches_any(std::string_view path, const auto& patterns) {
   return std::ranges::any_of(patterns, [&](const auto& pattern) { return matches_glob(path, pattern); });
 }
 
-std::string listed(const std::vector<std::string>& names) {
-  std::string text;
-  for (std::size_t i = 0; i < std::min<std::size_t>(names.size(), 3); ++i) text += (i > 0 ? ", " : "") + printable(names[i]);
-  return names.size() > 3 ? text + " and " + std::to_string(names.size() - 3) + " more" : text;
-}
-
 [[noreturn]] void refuse_pickles(const std::string& repository, const std::string& what, const std::vector<std::string>& pickles) {
   throw Error({.what = what,
                .where = repository,
                .expected = "safetensors",
-               .got = listed(pickles) + ", pickled: loading such a file can run code that it carries",
+               .got = listed(pickles, 3) + ", pickled: loading such a file can run code that it carries",
                .hint = "--allow-pickle fetches it all the same"});
 }
 

@@ -1,0 +1,16 @@
+#include "core/listed.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace mmtune {
+
+std::string listed(std::span<const std::string> names, std::size_t most) {
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), most); ++i) text += (i > 0 ? ", " : "") + printable(names[i]);
+  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
+  return text;
+}
+
+}  // namespace mmtune
