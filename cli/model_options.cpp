@@ -6,12 +6,17 @@ void ModelOptions::declare(Arguments& arguments) {
   arguments.option(
       "--weights", &weights,
       {.help = "how the frozen weights lie in memory; the recipe's backbone.weights", .value = "TYPE", .choices = {"f32", "f16", "bf16"}});
+  arguments.option("--matmul-precision", &matmul_precision,
+                   {.help = "how products with frozen weights are computed; the recipe's backbone.matmul_precision",
+                    .value = "HOW",
+                    .choices = {"highest", "high"}});
   arguments.option("--device", &device,
                    {.help = "where the model computes: cpu, cuda or cuda:N; the recipe's train.device", .value = "DEVICE"});
 }
 
 std::vector<std::string> ModelOptions::applied_to(std::vector<std::string> assignments) const {
   if (!weights.empty()) assignments.push_back("backbone.weights=" + weights);
+  if (!matmul_precision.empty()) assignments.push_back("backbone.matmul_precision=" + matmul_precision);
   if (!device.empty()) assignments.push_back("train.device=" + device);
   return assignments;
 }

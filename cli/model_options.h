@@ -9,7 +9,7 @@
 namespace mmtune::cli {
 
 struct ModelOptions {
-  std::string weights, device;
+  std::string weights, matmul_precision, device;
 
   void declare(Arguments& arguments);
   /// What was given, as changes of the recipe behind those that `assignments` has already.

@@ -66,7 +66,8 @@ ModelOutputs ClipImageTower::forward(const ModelInputs& inputs, const nn::Contex
   at::Tensor pixels = inputs.pixel_values;
   if (input_.hook) pixels = input_.hook->apply(pixels, context);
   const std::int64_t batch = pixels.size(0);
-  const at::Tensor embedded = at::linear(patches_of(pixels, patch_height_, patch_width_), projection_weight_.view({shape_.width, -1}));
+  const at::Tensor embedded = nn::frozen_matrix(patches_of(pixels, patch_height_, patch_width_),
+                                                projection_weight_.view({shape_.width, -1}), {}, context.matmul_precision);
   const at::Tensor x = at::cat({class_token_.expand({batch, 1, shape_.width}), embedded}, 1) + positions_;
   nn::Tokens tokens{norm_before_(x).view({-1, shape_.width}), nn::Layout::uniform(batch, patches() + 1)};
   const bool first_only = context.read == nn::ReadRows::first;

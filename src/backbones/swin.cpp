@@ -225,7 +225,7 @@ class Swin final : public Backbone {
     at::Tensor pixels = inputs.pixel_values;
     if (input_.hook) pixels = input_.hook->apply(pixels, context);
     Grid grid = grid_of(pixels.size(2), pixels.size(3));
-    nn::Tokens tokens = embed(pixels, grid);
+    nn::Tokens tokens = embed(pixels, grid, context);
     for (const Stage& stage : stages_) {
       for (std::size_t number = 0; number < stage.blocks.size(); ++number) {
         const auto windows =
@@ -306,11 +306,12 @@ class Swin final : public Backbone {
   }
 
   /// Incomplete patches at the lower and right edge are filled with zeros.
-  nn::Tokens embed(const at::Tensor& pixels, const Grid& grid) const {
+  nn::Tokens embed(const at::Tensor& pixels, const Grid& grid, const nn::Context& context) const {
     const std::int64_t below = grid.height * shape_.patch_height - pixels.size(2), right = grid.width * shape_.patch_width - pixels.size(3);
     const at::Tensor whole = below > 0 || right > 0 ? at::constant_pad_nd(pixels, {0, right, 0, below}) : pixels;
     const at::Tensor patches = patches_of(whole, shape_.patch_height, shape_.patch_width);
-    at::Tensor x = embedding_norm_(at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_));
+    at::Tensor x =
+        embedding_norm_(nn::frozen_matrix(patches, projection_.view({shape_.width, -1}), projection_bias_, context.matmul_precision));
     if (shape_.absolute) x = x + positions_;
     return {.rows = x.view({-1, shape_.width}), .layout = nn::Layout::uniform(pixels.size(0), grid.patches()), .columns = grid.width};
   }

@@ -121,7 +121,8 @@ class Vit final : public Backbone {
     if (input_.hook) pixels = input_.hook->apply(pixels, context);
     const std::int64_t batch = pixels.size(0);
     const at::Tensor patches = patches_of(pixels, shape_.patch_height, shape_.patch_width);
-    const at::Tensor embedded = at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_);
+    const at::Tensor embedded =
+        nn::frozen_matrix(patches, projection_.view({shape_.width, -1}), projection_bias_, context.matmul_precision);
     const at::Tensor x = at::cat({class_token_.expand({batch, 1, shape_.width}), embedded}, 1) + positions_;
     return {x.view({-1, shape_.width}), nn::Layout::uniform(batch, shape_.patches() + 1)};
   }

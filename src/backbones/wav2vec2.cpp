@@ -187,7 +187,7 @@ class Wav2Vec2 final : public Backbone {
   /// The normed frames.
   nn::Tokens frames(const ModelInputs& inputs, const nn::Context& context) const {
     const at::Tensor samples = input_.hook ? input_.hook->apply(inputs.input_values, context) : inputs.input_values;
-    nn::Tokens tokens = front_(samples, inputs.audio_layout);
+    nn::Tokens tokens = front_(samples, inputs.audio_layout, context);
     tokens.rows = feature_norm_(tokens.rows);
     return tokens;
   }

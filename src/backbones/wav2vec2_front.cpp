@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "nn/split_product.h"
 
 namespace mmtune::backbones {
 
@@ -119,17 +120,18 @@ bool FrontLayer::wants_gradients(const at::Tensor& frames) const {
   return learns(frames) || learns(weight_) || learns(bias_) || learns(norm_weight_) || learns(norm_bias_);
 }
 
-at::Tensor FrontLayer::convolve_frozen(const at::Tensor& frames) const {
+at::Tensor FrontLayer::convolve_frozen(const at::Tensor& frames, nn::MatmulPrecision precision) const {
   const at::Tensor x = frames.contiguous();
   const std::int64_t count = frames_of(x.size(0));
   // The taps within one stride of a frame lie side by side, and those of the next frame one stride further: a matrix as it is.
   at::Tensor y;
   for (const Taps& taps : taps_) {
     const at::Tensor windows = x.as_strided({count, taps.count * in_}, {stride_ * in_, 1}, x.storage_offset() + taps.first * in_);
+    nn::LeftFactor left(windows, precision);
     if (y.defined()) {
-      y.addmm_(windows, taps.weight.t());
+      left.add_transposed(taps.weight, y);
     } else {
-      y = at::linear(windows, taps.weight, bias_);
+      y = left.times_transposed(taps.weight, bias_);
     }
   }
   return y;
@@ -143,10 +145,10 @@ at::Tensor FrontLayer::differentiable(const at::Tensor& frames) const {
   return nn::activate(y, activation_);
 }
 
-at::Tensor FrontLayer::operator()(const at::Tensor& frames) const {
+at::Tensor FrontLayer::operator()(const at::Tensor& frames, const nn::Context& context) const {
   if (wants_gradients(frames) || !weight_.is_same(split_from_) || !weight_.device().is_cpu()) return differentiable(frames);
   const at::NoGradGuard no_grad;
-  at::Tensor y = convolve_frozen(frames);
+  at::Tensor y = convolve_frozen(frames, context.matmul_precision);
   if (norm_ == Norm::group) norm_columns(y, norm_weight_, norm_bias_);
   if (norm_ == Norm::layer) y = at::layer_norm(y, {out_}, norm_weight_, norm_bias_, norm_epsilon);
   return activate_own(std::move(y), activation_);
@@ -165,7 +167,7 @@ Front::Front(const FrontShape& shape, const nn::Weights& w) {
     layers_.push_back(std::make_unique<FrontLayer>(shape, layer, w / "conv_layers" / static_cast<std::int64_t>(layer)));
 }
 
-nn::Tokens Front::operator()(const at::Tensor& samples, const nn::Layout& layout) const {
+nn::Tokens Front::operator()(const at::Tensor& samples, const nn::Layout& layout, const nn::Context& context) const {
   std::vector<at::Tensor> frames;
   std::vector<std::int64_t> lengths;
   std::int64_t begin = 0;
@@ -177,7 +179,7 @@ nn::Tokens Front::operator()(const at::Tensor& samples, const nn::Layout& layout
                    .expected = "at least " + std::to_string(least_samples()) + " samples",
                    .got = std::to_string(length)});
     at::Tensor x = samples.narrow(0, begin, length).unsqueeze(1);
-    for (const auto& layer : layers_) x = (*layer)(x);
+    for (const auto& layer : layers_) x = (*layer)(x, context);
     lengths.push_back(x.size(0));
     frames.push_back(std::move(x));
     begin += length;

@@ -32,7 +32,7 @@ class FrontLayer {
 
   /// Frames [T, C] → [T', C']. Frozen and without gradients of its input, it runs as matrix products over the frames as they lie; its input
   /// is not kept.
-  at::Tensor operator()(const at::Tensor& frames) const;
+  at::Tensor operator()(const at::Tensor& frames, const nn::Context& context) const;
   std::int64_t frames_of(std::int64_t frames) const { return frames < kernel_ ? 0 : (frames - kernel_) / stride_ + 1; }
   std::int64_t samples_for(std::int64_t frames) const { return (frames - 1) * stride_ + kernel_; }  ///< the reverse: the least
   std::int64_t macs(std::int64_t frames) const { return frames_of(frames) * kernel_ * in_ * out_; }
@@ -46,7 +46,7 @@ class FrontLayer {
     at::Tensor weight;
   };
   bool wants_gradients(const at::Tensor& frames) const;
-  at::Tensor convolve_frozen(const at::Tensor& frames) const;
+  at::Tensor convolve_frozen(const at::Tensor& frames, nn::MatmulPrecision precision) const;
   at::Tensor differentiable(const at::Tensor& frames) const;
 
   std::int64_t in_, out_, kernel_, stride_;
@@ -65,7 +65,7 @@ class Front {
 
   /// Samples [N] of sequences, padded or packed → frames [M, C]. Where samples are masked, so are the frames that begin behind the last
   /// real sample's. Every sequence gives at least one frame, or an Error is thrown.
-  nn::Tokens operator()(const at::Tensor& samples, const nn::Layout& layout) const;
+  nn::Tokens operator()(const at::Tensor& samples, const nn::Layout& layout, const nn::Context& context) const;
   std::int64_t frames_of(std::int64_t samples) const;
   std::int64_t least_samples() const;  ///< for one frame
   std::int64_t macs(std::int64_t samples) const;

@@ -13,8 +13,13 @@ namespace mmtune::nn {
 /// backbone that pools all its rows ignores it.
 enum class ReadRows { all, first };
 
+/// How products with a tower's large frozen matrices are computed; the names and their meaning are PyTorch's float32_matmul_precision.
+/// `high`: float32 numbers as sums of two bfloat16 ones where the processor multiplies those (nn/split_product.h), elsewhere as `highest`.
+enum class MatmulPrecision { highest, high };
+
 struct Context {
   bool training = false;
+  MatmulPrecision matmul_precision = MatmulPrecision::highest;
   ReadRows read = ReadRows::all;
   /// Gradient checkpointing: blocks keep nothing but their input, and are computed again in the backward pass (nn/recompute.h).
   bool recompute = false;

@@ -34,9 +34,10 @@ class Linear {
 /// Several maps of the same input, with one accumulated input gradient: [N, in] → one [N, out_i] each.
 std::vector<at::Tensor> linear_group(const at::Tensor& x, std::span<const Linear* const> maps, const Context& context);
 
-/// x Wᵀ + b with the derivatives of at::linear, for a weight that may lie in half precision: it is float32 only while it is multiplied
-/// with, in either direction.
-at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+/// x Wᵀ + b over the last axis with the derivatives of at::linear, for a weight that may lie in half precision: it is float32 only while it
+/// is multiplied with, in either direction.
+at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {},
+                         MatmulPrecision precision = MatmulPrecision::highest);
 /// Rows of a table, which may lie in half precision too, as float32.
 at::Tensor lookup(const at::Tensor& table, const at::Tensor& indices);
 

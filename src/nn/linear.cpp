@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "nn/layers.h"
+#include "nn/split_product.h"
 
 namespace mmtune::nn {
 
@@ -14,17 +15,13 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// The weight as float32; in half precision, the copy is gone after the product.
-at::Tensor as_float(const at::Tensor& weight) {
-  return weight.scalar_type() == at::kFloat ? weight : weight.to(at::kFloat);
-}
-
 /// What a group computes beyond its differentiable inputs: the frozen maps, and to which of them each low-rank term belongs.
 struct Plan {
   std::vector<at::Tensor> weights;
   std::vector<at::Tensor> biases;
   std::vector<std::int64_t> term_map;
   std::vector<double> term_scale;
+  MatmulPrecision precision = MatmulPrecision::highest;
 };
 
 /// Differentiable inputs: x [N, in], then A_j [r_j, in] and B_j [out, r_j] of every term. The frozen weights are no inputs of the node.
@@ -33,7 +30,8 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
   static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList factors, const Plan& plan) {
     variable_list outputs;
     outputs.reserve(plan.weights.size());
-    for (std::size_t i = 0; i < plan.weights.size(); ++i) outputs.push_back(at::linear(x, as_float(plan.weights[i]), plan.biases[i]));
+    LeftFactor left(x, plan.precision);
+    for (std::size_t i = 0; i < plan.weights.size(); ++i) outputs.push_back(left.times_transposed(plan.weights[i], plan.biases[i]));
     variable_list saved;
     for (std::size_t j = 0; j < plan.term_map.size(); ++j) {
       const at::Tensor h = x.mm(factors[2 * j].t());
@@ -45,6 +43,7 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
     context->saved_data["weights"] = plan.weights;
     context->saved_data["scales"] = plan.term_scale;
     context->saved_data["maps"] = plan.term_map;
+    context->saved_data["precision"] = static_cast<std::int64_t>(plan.precision);
     context->set_materialize_grads(false);
     return outputs;
   }
@@ -54,18 +53,12 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
     const auto weights = context->saved_data["weights"].toTensorVector();
     const auto scales = context->saved_data["scales"].toDoubleVector();
     const auto maps = context->saved_data["maps"].toIntVector();
+    const auto precision = static_cast<MatmulPrecision>(context->saved_data["precision"].toInt());
     const bool need_input = context->needs_input_grad(0);
     at::Tensor dx;
-    const auto accumulate = [&dx](const at::Tensor& left, const at::Tensor& right) {
-      if (dx.defined()) {
-        dx.addmm_(left, right);
-      } else {
-        dx = left.mm(right);
-      }
-    };
     if (need_input)
       for (std::size_t i = 0; i < weights.size(); ++i)
-        if (gradients[i].defined()) accumulate(gradients[i], as_float(weights[i]));
+        if (gradients[i].defined()) LeftFactor(gradients[i], precision).add_product(weights[i], dx);
     variable_list result(2 + 2 * scales.size());  // x, the factors, and the plan, which has no gradient
     for (std::size_t j = 0; j < scales.size(); ++j) {
       const at::Tensor& dy = gradients[static_cast<std::size_t>(maps[j])];
@@ -74,7 +67,7 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
       const at::Tensor g = dy.mm(b).mul_(scales[j]);
       result[1 + 2 * j] = g.t().mm(x);
       result[2 + 2 * j] = dy.t().mm(h).mul_(scales[j]);
-      if (need_input) accumulate(g, a);
+      if (need_input) LeftFactor(g, MatmulPrecision::highest).add_product(a, dx);
     }
     result[0] = dx;
     return result;
@@ -99,10 +92,12 @@ at::Tensor decomposed(const at::Tensor& x, const WeightSite& site, const LowRank
   const at::Tensor dropped = dropout(x, term.dropout, context);
   const at::Tensor update = at::linear(at::linear(dropped, term.a), term.b) * term.scale;
   if (dropped.is_same(x)) {
-    const at::Tensor y = (frozen_matrix(x, site.weight) + update) * share;
+    const at::Tensor y = (frozen_matrix(x, site.weight, {}, context.matmul_precision) + update) * share;
     return site.bias.defined() ? y + site.bias : y;
   }
-  return frozen_matrix(x, site.weight, site.bias) + frozen_matrix(dropped, site.weight) * (share - 1.0) + update * share;
+  const MatmulPrecision precision = context.matmul_precision;
+  return frozen_matrix(x, site.weight, site.bias, precision) + frozen_matrix(dropped, site.weight, {}, precision) * (share - 1.0) +
+         update * share;
 }
 
 at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& context) {
@@ -114,7 +109,7 @@ at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& con
     MMTUNE_ASSERT(site.low_rank.size() == 1);
     y = decomposed(in, site, *site.low_rank.front(), context);
   } else {
-    y = frozen_matrix(in, site.weight, site.bias);
+    y = frozen_matrix(in, site.weight, site.bias, context.matmul_precision);
     for (const LowRank* term : site.low_rank) {
       const at::Tensor h = at::linear(dropout(in, term->dropout, context), term->a);
       y = y + at::linear(h, term->b) * term->scale;
@@ -127,10 +122,18 @@ at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& con
 
 }  // namespace
 
-at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (weight.scalar_type() == at::kFloat) return at::linear(x, weight, bias);
-  const at::Tensor y = FrozenGroup::apply(x, at::TensorList(), Plan{.weights = {weight}, .biases = {at::Tensor()}}).front();
-  return bias.defined() ? y + bias : y;
+at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, MatmulPrecision precision) {
+  if (x.dim() > 2) {
+    std::vector<std::int64_t> shape(x.sizes().begin(), x.sizes().end() - 1);
+    shape.push_back(weight.size(0));
+    return frozen_matrix(x.reshape({-1, x.size(-1)}), weight, bias, precision).view(shape);
+  }
+  const bool learns = weight.requires_grad() || (bias.defined() && bias.requires_grad());
+  const bool split = !learns && splits_products(precision, x, weight.size(0));
+  if (weight.scalar_type() == at::kFloat && !split) return at::linear(x, weight, bias);
+  const Plan plan{.weights = {weight}, .biases = {learns ? at::Tensor() : bias}, .precision = precision};
+  const at::Tensor y = FrozenGroup::apply(x, at::TensorList(), plan).front();
+  return learns && bias.defined() ? y + bias : y;
 }
 
 at::Tensor lookup(const at::Tensor& table, const at::Tensor& indices) {
@@ -168,6 +171,7 @@ std::vector<at::Tensor> linear_group(const at::Tensor& x, std::span<const Linear
   }
   std::vector<at::Tensor> factors;
   Plan plan;
+  plan.precision = context.matmul_precision;
   for (std::size_t i = 0; i < maps.size(); ++i) {
     const WeightSite& site = maps[i]->site();
     plan.weights.push_back(site.weight);

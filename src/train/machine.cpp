@@ -1,5 +1,4 @@
 #include "train/machine.h"
-#include "train/device.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -13,6 +12,9 @@
 #include <fstream>
 #include <sstream>
 #include <thread>
+
+#include "nn/split_kernel.h"
+#include "train/device.h"
 
 namespace mmtune::train {
 
@@ -34,6 +36,7 @@ Json describe_machine() {
     }
   }
   machine["cores"] = static_cast<std::int64_t>(std::thread::hardware_concurrency());
+  machine["splits_products"] = nn::split_kernel() != nullptr;
   machine["threads"] = at::get_num_threads();
   machine["torch"] = TORCH_VERSION;
   machine["torch_kernels"] = at::get_cpu_capability();

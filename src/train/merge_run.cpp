@@ -170,7 +170,7 @@ Json config_for(const io::Checkpoint& source, const HfHead* head, const Task& ta
 
 Merged merge_run(const MergeOptions& options) {
   // Folded into the numbers of the source, however the run kept them in memory.
-  const std::vector<std::string> exact = {"backbone.weights=f32"};
+  const std::vector<std::string> exact = {"backbone.weights=f32", "backbone.matmul_precision=highest"};
   const TrainedRun run = open_run(options.run, exact);
   const std::vector<const Tower*> towers = towers_to_merge(run, options);
   for (const Tower* tower : towers)

@@ -52,7 +52,10 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
     towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling, modality, section.weights));
   }
   stores_.resize(towers_.size());
-  for (const auto& tower : towers_) tower->move_to(device_);
+  for (const auto& tower : towers_) {
+    tower->move_to(device_);
+    tower->compute_with(section.matmul_precision);
+  }
 
   // Two towers of one modality share a pair: the first reads its first half, the second the other.
   InputField main = section.main_input, condition = section.condition_input;

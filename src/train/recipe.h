@@ -33,6 +33,7 @@ struct BackboneSection {
   std::optional<std::int64_t> max_length;
   std::optional<double> max_seconds;
   nn::Storage weights = nn::Storage::f32;
+  nn::MatmulPrecision matmul_precision = nn::MatmulPrecision::high;
 };
 void declare(OptionVisitor& visitor, BackboneSection& section);
 

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "nn/split_kernel.h"
 #include "train/device.h"
 
 namespace mmtune::train {
@@ -120,6 +121,7 @@ bool Tower::reads_first() const {
 
 at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Context& context) const {
   nn::Context own = context;
+  own.matmul_precision = precision_;
   own.read = reads_first() ? nn::ReadRows::first : nn::ReadRows::all;
   // Both keep something of a block for what comes behind it: a side network its state, a router its scores for the loss.
   own.recompute = context.recompute && !has_side_network() && conditional() == nullptr;
@@ -129,7 +131,8 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
 
 std::string Tower::describe() const {
   return "pooled by " + std::to_string(static_cast<int>(pooling_)) + ", weights " + std::to_string(static_cast<int>(storage_)) + ", " +
-         (device_.is_cpu() ? "" : "on a GPU, ") + reader_->describe();
+         (device_.is_cpu() ? "" : "on a GPU, ") +
+         (precision_ == nn::MatmulPrecision::high && nn::split_kernel() != nullptr ? "split products, " : "") + reader_->describe();
 }
 
 PassMacs Tower::macs(std::int64_t tokens) const {

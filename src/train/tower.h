@@ -33,6 +33,8 @@ class Tower {
         nn::Storage storage = nn::Storage::f32);
   /// Computes on `device` from now on; before experts and readers.
   void move_to(at::Device device);
+  /// How its frozen products are computed; `highest` until told otherwise.
+  void compute_with(nn::MatmulPrecision precision) { precision_ = precision; }
   /// Opens what reads its inputs: the folder's tokenizer, image processor or feature extractor. Needed before reader().
   void open_reader(const ReaderOptions& options);
 
@@ -71,6 +73,7 @@ class Tower {
   std::unique_ptr<InputReader> reader_;
   backbones::Pooling pooling_;
   nn::Storage storage_;
+  nn::MatmulPrecision precision_ = nn::MatmulPrecision::highest;
   at::Device device_ = at::kCPU;
   std::vector<std::unique_ptr<experts::Expert>> experts_;
   bool trainable_ = false;
