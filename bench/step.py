@@ -2,7 +2,8 @@
 
     python bench/step.py [--rounds 3] [--steps 8] [--threads 2]
 
-Prints one JSON object a workload: the step against the operation bound, the ratio to the peer, and the peak memories.
+Prints one JSON object a workload: the step against the operation bound, the ratio to the peer, and the peak memories; "float32" is the same
+step with backbone.matmul_precision = "highest".
 """
 
 import argparse
@@ -77,19 +78,22 @@ def measure(family, folder):
     subprocess.run([sys.executable, "-c", MAKE, family, folder], check=True, capture_output=True)
     recipe = pathlib.Path(folder) / "recipe.toml"
     recipe.write_text(f'[backbone]\nmain = "{folder}"\n{keys.replace("FOLDER", folder)}\n[expert]\nmethod = "lora"\nrank = 8\n[data]\ntrain = "none.jsonl"\n')
-    ours, theirs = [], []
+    ours, exact, theirs = [], [], []
+    step = [program, "--threads", options.threads, "cost", recipe, "--measure", options.steps, "--batch", batch, "--tokens", tokens or 1, "--json"]
     for _ in range(options.rounds):
-        ours.append(run([program, "--threads", options.threads, "cost", recipe, "--measure", options.steps, "--batch", batch, "--tokens",
-                         tokens or 1, "--json"])["costs"][0])
+        ours.append(run(step)["costs"][0]["step"])
+        exact.append(run([*step, "--matmul-precision", "highest"])["costs"][0]["step"])
         theirs.append(run([sys.executable, ROOT / "bench" / "peer_step.py", folder, "--batch", batch, "--tokens", tokens, "--steps",
                            options.steps, "--threads", options.threads]))
-    steps = [one["step"] for one in ours]
+    over_peer = lambda steps, key: round(statistics.median(a[key] / b[key] for a, b in zip(steps, theirs)), 3)
     return {
         "work": name,
-        "step_over_bound": round(statistics.median(step["ratio"] for step in steps), 3),
-        "step_over_peer": round(statistics.median(a["seconds"] / b["seconds"] for a, b in zip(steps, theirs)), 3),
-        "peak_over_peer": round(statistics.median(a["peak_bytes"] / b["peak_bytes"] for a, b in zip(steps, theirs)), 3),
-        "ours": {"seconds": [step["seconds"] for step in steps], "peak_bytes": steps[0]["peak_bytes"], "gemm_flops": steps[0]["gemm_flops"]},
+        "step_over_bound": round(statistics.median(one["ratio"] for one in ours), 3),
+        "step_over_peer": over_peer(ours, "seconds"),
+        "peak_over_peer": over_peer(ours, "peak_bytes"),
+        "float32_step_over_bound": round(statistics.median(one["ratio"] for one in exact), 3),
+        "float32_step_over_peer": over_peer(exact, "seconds"),
+        "ours": {"seconds": [one["seconds"] for one in ours], "peak_bytes": ours[0]["peak_bytes"], "gemm_flops": ours[0]["gemm_flops"]},
         "peer": {"seconds": [one["seconds"] for one in theirs], "peak_bytes": theirs[0]["peak_bytes"], "attention": theirs[0]["attention"]},
     }
 

@@ -106,7 +106,7 @@ void* TensorHeap::take(std::size_t bytes) {
   usage_.peak = std::max(usage_.peak, usage_.live);
   if (was_empty) {
     usage_.resident += size;
-    release_free_blocks(usage_.peak + usage_.peak / 8);
+    release_free_blocks(usage_.peak + usage_.peak / 16);
   }
   return block->first;
 }
