@@ -131,8 +131,9 @@ class Step final : public nn::SequenceHook {
 
 class Ladder final : public Expert {
  public:
-  Ladder(const Options& options, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
+  Ladder(const Options& options, const backbones::Backbone& backbone, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
       : options_(options),
+        backbone_(&backbone),
         sites_(std::move(sites)),
         width_(std::max<std::int64_t>(sites_.back()->width / options.reduction, 1)),
         heads_(std::gcd(width_, std::max<std::int64_t>(width_ / usual_head_width, 1))),
@@ -174,11 +175,14 @@ class Ladder final : public Expert {
   bool enabled() const override { return enabled_; }
   bool beside_backbone() const override { return true; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
-    std::int64_t total = tokens * (start_.macs() + end_.macs());
-    for (const Rung& rung : rungs_)
-      total +=
-          tokens * (rung.down.macs() + rung.qkv.macs() + rung.attention_output.macs() + rung.up_inner.macs() + rung.down_inner.macs()) +
-          2 * tokens * tokens * width_;
+    const auto rows_at = [&](std::size_t i) { return backbone_->rows_at(sites_[i]->name, sites_[i]->layer, tokens); };
+    std::int64_t total = rows_at(0) * start_.macs() + rows_at(sites_.size() - 1) * end_.macs();
+    for (std::size_t i = 0; i < rungs_.size(); ++i) {
+      const Rung& rung = rungs_[i];
+      const std::int64_t rows = rows_at(i);
+      total += rows * (rung.down.macs() + rung.qkv.macs() + rung.attention_output.macs() + rung.up_inner.macs() + rung.down_inner.macs()) +
+               2 * rows * rows * width_;
+    }
     return total;
   }
 
@@ -200,6 +204,7 @@ class Ladder final : public Expert {
 
  private:
   Options options_;
+  const backbones::Backbone* backbone_;
   std::vector<nn::SequenceSite*> sites_;
   std::int64_t width_, heads_;
   Map start_;
@@ -240,7 +245,7 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "dropout", options_.dropout);
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    return std::make_unique<Ladder>(options_, backbone.sites().sequences, generator);
+    return std::make_unique<Ladder>(options_, backbone, backbone.sites().sequences, generator);
   }
 
  private:

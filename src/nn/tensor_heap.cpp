@@ -133,8 +133,8 @@ std::size_t address_limit() {
   const auto memory = static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   rlimit allowed{};
   if (::getrlimit(RLIMIT_AS, &allowed) == 0 && allowed.rlim_cur != RLIM_INFINITY)
-    return std::min<std::size_t>(4 * memory, allowed.rlim_cur / 2);
-  return 4 * memory;
+    return std::min<std::size_t>(2 * memory, allowed.rlim_cur / 2);
+  return 2 * memory;
 }
 
 class HeapAllocator final : public c10::Allocator {

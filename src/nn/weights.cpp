@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/listed.h"
 
 namespace mmtune::nn {
 
@@ -76,12 +77,9 @@ std::string shape_text(at::IntArrayRef shape) {
   return text + "]";
 }
 
-std::string listed(const std::vector<std::string>& names) {
+std::string some(const std::vector<std::string>& names) {
   constexpr std::size_t most = 8;
-  std::string text;
-  for (std::size_t i = 0; i < std::min(names.size(), most); ++i) text += (i ? ", " : "") + names[i];
-  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
-  return text;
+  return listed(names, most);
 }
 
 }  // namespace
@@ -223,16 +221,16 @@ LoadReport Weights::finish() const {
   report.misshapen = state_->misshapen;
   if (report.missing.empty() && report.misshapen.empty()) return report;
   std::string what;
-  if (!report.missing.empty()) what = std::to_string(report.missing.size()) + " missing: " + listed(report.missing);
+  if (!report.missing.empty()) what = std::to_string(report.missing.size()) + " missing: " + some(report.missing);
   if (!report.misshapen.empty())
-    what += (what.empty() ? "" : "; ") + std::to_string(report.misshapen.size()) + " misshapen: " + listed(report.misshapen);
-  if (!report.unused.empty()) what += "; unused in the file: " + listed(report.unused);
+    what += (what.empty() ? "" : "; ") + std::to_string(report.misshapen.size()) + " misshapen: " + some(report.misshapen);
+  if (!report.unused.empty()) what += "; unused in the file: " + some(report.unused);
   throw Error({.what = "the checkpoint's tensors do not fit its config.json: " + what, .where = state_->checkpoint->folder().string()});
 }
 
 std::string LoadReport::summary() const {
   return std::to_string(used.size()) + " tensors used, " + std::to_string(unused.size()) + " unused" +
-         (unused.empty() ? "" : " (" + listed(unused) + ")");
+         (unused.empty() ? "" : " (" + some(unused) + ")");
 }
 
 }  // namespace mmtune::nn

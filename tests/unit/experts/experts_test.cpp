@@ -241,6 +241,18 @@ TEST(Experts, NothingPassesTheBackboneBelowALadder) {
   EXPECT_TRUE(at::equal(with, input_gradient()));
 }
 
+TEST(Experts, ALadderOfSwinCostsWhatEveryStagesRowsDo) {
+  const auto backbone = make_backbone("swin");  // two blocks of 36 rows of 8, one of 9 rows of 16
+  auto recipe = expert_recipe("ladder");
+  recipe->read_config({{"peft_type", "MMTUNE_LADDER"}, {"reduction", 2}, {"inner_ratio", 1.0}}, "test");
+  const auto ladder = recipe->build(*backbone, at::detail::createCPUGenerator(1));
+  constexpr std::int64_t side = 8;
+  const auto rung = [](std::int64_t rows, std::int64_t width) {
+    return rows * (width * side + 3 * side * side + side * side + 2 * side * side) + 2 * rows * rows * side;
+  };
+  EXPECT_EQ(ladder->extra_macs(36), 36 * 8 * side + 2 * rung(36, 8) + rung(9, 16) + 9 * side * 16);
+}
+
 TEST(Experts, ALadderAndAPromptDoNotShareABlock) {
   const auto backbone = make_backbone("vit");
   const auto ladder = make_expert("ladder", *backbone);
