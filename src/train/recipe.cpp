@@ -143,8 +143,10 @@ void declare(OptionVisitor& v, DataSection& s) {
   v.field("multi_label", s.multi_label, {.help = "an example has any number of labels"});
   v.field("label_separator", s.label_separator, {.help = "between the labels of a CSV cell"});
   v.field("quotes", s.quotes, {.help = "CSV and TSV: quoted cells as in RFC 4180"});
+  v.field("train_fraction", s.train_fraction,
+          {.help = "share of the training examples that is used; those of one picture or sound stay together", .max = 1, .above = 0});
   v.field("shots", s.shots, {.help = "few-shot: this many training examples a class; 0: all", .min = 0});
-  v.field("shot_seed", s.shot_seed, {.help = "which ones", .min = 0});
+  v.field("shot_seed", s.shot_seed, {.help = "which ones, of train_fraction too; a smaller part is a subset of a larger one", .min = 0});
   v.field("limit", s.limit, {.help = "first n examples of every split; 0: all", .min = 0});
   v.choice("on_error", s.on_error,
            {{"stop", OnError::stop, "a bad example ends the run"}, {"skip", OnError::skip, "bad examples are left out and counted"}},

@@ -91,6 +91,7 @@ struct DataSection {
   bool multi_label = false;
   std::string label_separator = "|";
   bool quotes = true;
+  double train_fraction = 1.0;
   std::int64_t shots = 0;
   std::int64_t shot_seed = 0;
   std::int64_t limit = 0;

@@ -114,6 +114,8 @@ TrainingData read_training_data(const DataSection& section, std::int64_t seed) {
     data.train = std::move(train);
     data.valid = std::move(valid);
   }
+  if (section.train_fraction < 1)
+    data.train = data::split_dataset(data.train, 1 - section.train_fraction, static_cast<std::uint64_t>(section.shot_seed)).first;
   warn_of_skipped_rows(data.train);
   if (data.valid) warn_of_skipped_rows(*data.valid);
   return data;

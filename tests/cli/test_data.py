@@ -58,6 +58,18 @@ def test_csv_with_other_column_names(bert, tmp_path):
     assert "good" in predicted.stdout and "bad" in predicted.stdout
 
 
+def test_a_fraction_of_the_training_data(bert, tmp_path):
+    with open(tmp_path / "d.jsonl", "w", encoding="utf-8") as file:
+        for i in range(60):
+            file.write(json.dumps({"text": "red" if i % 2 else "blue", "label": NAMES[i % 2]}) + "\n")
+    data = {"train": tmp_path / "d.jsonl", "valid": tmp_path / "d.jsonl", "train_fraction": 0.1}
+    record = train(tmp_path, bert, data)
+    assert record["data"]["train"]["examples"] == 6
+    assert record["data"]["valid"]["examples"] == 60
+    (tmp_path / "other").mkdir()
+    assert train(tmp_path / "other", bert, {**data, "shot_seed": 1})["data"]["train"]["fingerprint"] != record["data"]["train"]["fingerprint"]
+
+
 def test_tsv_where_quotes_are_characters(bert, tmp_path):
     (tmp_path / "t.tsv").write_text('text\tlabel\n"red start\tx\nblue 5"\ty\ngreen\tx\nred\ty\n')
     assert train(tmp_path, bert, {"train": tmp_path / "t.tsv", "quotes": False})["data"]["train"]["examples"] == 4
