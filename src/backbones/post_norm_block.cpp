@@ -15,8 +15,10 @@ PostNormBlock::PostNormBlock(const PostNormShape& shape, const PostNormNames& na
       down_(w / names.down, shape.inner, shape.width, layer),
       norm_(w / names.norm, shape.width, shape.epsilon) {
   using Role = nn::SublayerSite::Role;
-  attention_site_ = {.name = (w / names.attention_site).path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
-  feed_forward_site_ = {.name = (w / names.feed_forward_site).path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
+  attention_site_ = {
+      .name = (w / names.attention_site).path(), .role = Role::self_attention, .width = shape.width, .layer = layer, .normed = true};
+  feed_forward_site_ = {
+      .name = (w / names.feed_forward_site).path(), .role = Role::feed_forward, .width = shape.width, .layer = layer, .normed = true};
   sequence_ = {.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = shape.prompt_position, .last = last};
 }
 
@@ -36,12 +38,13 @@ void PostNormBlock::operator()(nn::Tokens& tokens, bool first_only, const nn::Co
 at::Tensor PostNormBlock::attend(const at::Tensor& x, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,
                                  const nn::Context& context) const {
   const at::Tensor out = self_attention_(x, all, query_layout, key_layout, context);
-  return attention_norm_(attention_site_(attention_output_(out, context), x, query_layout, context) + x);
+  const at::Tensor sum = attention_site_(attention_output_(out, context), x, query_layout, context) + x;
+  return attention_site_.behind_norm(attention_norm_(sum), x, query_layout, context);
 }
 
 at::Tensor PostNormBlock::feed_forward(const at::Tensor& x, const nn::Layout& layout, const nn::Context& context) const {
   const at::Tensor inner = nn::activate(up_(x, context), activation_);
-  return norm_(feed_forward_site_(down_(inner, context), x, layout, context) + x);
+  return feed_forward_site_.behind_norm(norm_(feed_forward_site_(down_(inner, context), x, layout, context) + x), x, layout, context);
 }
 
 void PostNormBlock::list(nn::SiteTable& table) {

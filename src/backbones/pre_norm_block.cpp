@@ -84,6 +84,10 @@ void PreNormBlock::list(nn::SiteTable& table) {
   table.sequences.push_back(&sequence_);
   norm_before_.list(table);
   self_attention_.list(table);
+  auto& project = table.keys_values.back()->project;
+  project = [this, attention = std::move(project)](const at::Tensor& rows, const nn::Context& context) {
+    return attention(norm_before_(rows), context);
+  };
   attention_output_.list(table);
   norm_after_.list(table);
   up_.list(table);

@@ -1,7 +1,12 @@
 // Bottleneck adapters on sublayer outputs: u + Up(act(Down(u))). Houlsby et al. 2019 (arXiv 1902.00751): after attention and after the
-// feed-forward; Pfeiffer et al. 2021 (arXiv 2005.00247): after the feed-forward only. Both sit before the sublayer's residual.
+// feed-forward; Pfeiffer et al. 2021 (arXiv 2005.00247): after the feed-forward only. Both sit before the sublayer's residual. Scaled
+// parallel adapters (He et al. 2022, arXiv 2110.04366) read the sublayer's input X instead: u + scale · Up(act(Down(Norm(X)))), here beside
+// attentions, as the code of APT has them, with a norm of their own.
 
 #include <ATen/ATen.h>
+
+#include <algorithm>
+#include <utility>
 
 #include "experts/kinds.h"
 #include "nn/layers.h"
@@ -10,7 +15,7 @@ namespace mmtune::experts {
 
 namespace {
 
-enum class Variant { houlsby, pfeiffer };
+enum class Variant { houlsby, pfeiffer, parallel };
 
 struct Options {
   Variant variant = Variant::houlsby;
@@ -18,7 +23,11 @@ struct Options {
   std::string activation = "relu";
   double dropout = 0.0;
   double init_std = 0.02;
+  double scale = 4.0;
+  bool behind_norm = false;
 };
+
+constexpr double norm_epsilon = 1e-5;
 
 class Bottleneck final : public nn::SublayerHook {
  public:
@@ -27,15 +36,26 @@ class Bottleneck final : public nn::SublayerHook {
         activation_(nn::activation_named(options.activation, "expert.activation")),
         down_weight_(normal_leaf({options.bottleneck, width}, options.init_std, generator)),
         down_bias_(leaf(at::zeros({options.bottleneck}))),
-        up_weight_(leaf(at::zeros({width, options.bottleneck}))),
-        up_bias_(leaf(at::zeros({width}))) {}
+        up_weight_(normal_leaf({width, options.bottleneck}, options.variant == Variant::parallel ? options.init_std : 0.0, generator)),
+        up_bias_(leaf(at::zeros({width}))) {
+    if (options.variant != Variant::parallel) return;
+    scale_ = options.scale;
+    norm_weight_ = leaf(at::ones({width}));
+    norm_bias_ = leaf(at::zeros({width}));
+  }
 
-  at::Tensor apply(const at::Tensor& output, const at::Tensor&, const nn::Layout&, const nn::Context& context) override {
-    const at::Tensor hidden = nn::dropout(nn::activate(at::linear(output, down_weight_, down_bias_), activation_), dropout_, context);
-    return output + at::linear(hidden, up_weight_, up_bias_);
+  at::Tensor apply(const at::Tensor& output, const at::Tensor& input, const nn::Layout&, const nn::Context& context) override {
+    const at::Tensor from =
+        norm_weight_.defined() ? at::layer_norm(input, {input.size(-1)}, norm_weight_, norm_bias_, norm_epsilon) : output;
+    const at::Tensor hidden = nn::dropout(nn::activate(at::linear(from, down_weight_, down_bias_), activation_), dropout_, context);
+    return at::add(output, at::linear(hidden, up_weight_, up_bias_), scale_);
   }
 
   void list(const std::string& site, std::vector<nn::NamedTensor>& named) const {
+    if (norm_weight_.defined()) {
+      named.push_back({site + ".adapter.adapter_layer_norm_before.weight", norm_weight_});
+      named.push_back({site + ".adapter.adapter_layer_norm_before.bias", norm_bias_});
+    }
     named.push_back({site + ".adapter.down_proj.weight", down_weight_});
     named.push_back({site + ".adapter.down_proj.bias", down_bias_});
     named.push_back({site + ".adapter.up_proj.weight", up_weight_});
@@ -46,7 +66,12 @@ class Bottleneck final : public nn::SublayerHook {
   double dropout_;
   nn::Activation activation_;
   at::Tensor down_weight_, down_bias_, up_weight_, up_bias_;
+  at::Tensor norm_weight_, norm_bias_;  ///< of parallel ones
+  double scale_ = 1.0;
 };
+
+constexpr std::pair<Variant, std::string_view> variant_names[] = {
+    {Variant::houlsby, "houlsby"}, {Variant::pfeiffer, "pfeiffer"}, {Variant::parallel, "parallel"}};
 
 class Adapter final : public Expert {
  public:
@@ -64,15 +89,15 @@ class Adapter final : public Expert {
     return named;
   }
   Json config() const override {
-    return {{"peft_type", "MMTUNE_ADAPTER"},
-            {"variant", options_.variant == Variant::houlsby ? "houlsby" : "pfeiffer"},
-            {"bottleneck", options_.bottleneck},
-            {"activation", options_.activation},
-            {"dropout", options_.dropout}};
+    return {{"peft_type", "MMTUNE_ADAPTER"},      {"variant", variant_names[static_cast<std::size_t>(options_.variant)].second},
+            {"bottleneck", options_.bottleneck},  {"activation", options_.activation},
+            {"dropout", options_.dropout},        {"scale", options_.scale},
+            {"behind_norm", options_.behind_norm}};
   }
   void set_enabled(bool enabled) override {
     if (enabled == enabled_) return;
-    for (std::size_t i = 0; i < sites_.size(); ++i) attach(sites_[i]->hooks, hooks_[i].get(), enabled);
+    for (std::size_t i = 0; i < sites_.size(); ++i)
+      attach(options_.behind_norm ? sites_[i]->norm_hooks : sites_[i]->hooks, hooks_[i].get(), enabled);
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
@@ -94,25 +119,40 @@ class Adapter final : public Expert {
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "adapter"; }
-  std::string_view summary() const override { return "a bottleneck behind sublayers (Houlsby et al. 2019; Pfeiffer et al. 2020)"; }
+  std::string_view summary() const override {
+    return "a bottleneck behind or beside sublayers (Houlsby et al. 2019; Pfeiffer et al. 2020; He et al. 2022)";
+  }
   void declare(OptionVisitor& v) override {
     v.choice("variant", options_.variant,
              {{"houlsby", Variant::houlsby, "after attention and after the feed-forward"},
-              {"pfeiffer", Variant::pfeiffer, "after the feed-forward only"}},
+              {"pfeiffer", Variant::pfeiffer, "after the feed-forward only"},
+              {"parallel", Variant::parallel, "beside attentions, on their normed input, scaled"}},
              {.help = "where adapters stand in a block"});
     v.field("bottleneck", options_.bottleneck, {.help = "width of the bottleneck", .min = 1, .max = 65536});
     v.field("activation", options_.activation,
             {.help = "between the two projections", .choices = {"relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh"}});
     v.field("dropout", options_.dropout, {.help = "dropout behind the activation while training", .min = 0, .below = 1});
-    v.field("init_std", options_.init_std,
-            {.help = "standard deviation of the down projection's start; the up projection starts at zero", .above = 0});
+    v.field(
+        "init_std", options_.init_std,
+        {.help = "standard deviation of the start of both projections of a parallel adapter, and of the others' down projection, whose up "
+                 "projection starts at zero",
+         .above = 0});
+    v.field("scale", options_.scale, {.help = "factor of a parallel adapter", .above = 0});
+    v.field("behind_norm", options_.behind_norm,
+            {.help = "parallel: added behind the norm that follows the residual (as on METER) instead of before the residual"});
+    v.require("behind_norm", !options_.behind_norm || options_.variant == Variant::parallel, "variant = \"parallel\"");
   }
   void read_config(const Json& config, const std::string& where) override {
     std::string variant = "houlsby";
     read(config, where, "variant", variant);
-    if (variant != "houlsby" && variant != "pfeiffer")
-      throw Error({.what = "adapter variant is unknown", .where = where, .expected = "houlsby or pfeiffer", .got = printable(variant)});
-    options_.variant = variant == "houlsby" ? Variant::houlsby : Variant::pfeiffer;
+    const auto* const found =
+        std::find_if(std::begin(variant_names), std::end(variant_names), [&](const auto& one) { return one.second == variant; });
+    if (found == std::end(variant_names))
+      throw Error(
+          {.what = "adapter variant is unknown", .where = where, .expected = "houlsby, pfeiffer or parallel", .got = printable(variant)});
+    options_.variant = found->first;
+    read(config, where, "scale", options_.scale);
+    read(config, where, "behind_norm", options_.behind_norm);
     read(config, where, "bottleneck", options_.bottleneck);
     if (options_.bottleneck < 1 || options_.bottleneck > 65536) throw Error({.what = "bottleneck is out of range", .where = where});
     read(config, where, "activation", options_.activation);
@@ -120,8 +160,14 @@ class Recipe final : public ExpertRecipe {
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
     std::vector<nn::SublayerSite*> sites;
-    for (nn::SublayerSite* site : backbone.sites().sublayers)
-      if (options_.variant == Variant::houlsby || site->role == nn::SublayerSite::Role::feed_forward) sites.push_back(site);
+    for (nn::SublayerSite* site : backbone.sites().sublayers) {
+      const bool feed_forward = site->role == nn::SublayerSite::Role::feed_forward;
+      if (options_.variant == Variant::houlsby || feed_forward == (options_.variant == Variant::pfeiffer)) sites.push_back(site);
+    }
+    if (options_.behind_norm && std::any_of(sites.begin(), sites.end(), [](const nn::SublayerSite* site) { return !site->normed; }))
+      throw UsageError({.what = "the blocks of " + backbone.info().architecture + " have no norm behind the residual",
+                        .where = "expert.behind_norm",
+                        .expected = "false"});
     return std::make_unique<Adapter>(options_, backbone, std::move(sites), generator);
   }
 

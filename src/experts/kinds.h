@@ -22,6 +22,7 @@ std::unique_ptr<ExpertRecipe> prefix_recipe();
 std::unique_ptr<ExpertRecipe> prompt_recipe();
 std::unique_ptr<ExpertRecipe> ladder_recipe();
 std::unique_ptr<ExpertRecipe> mope_recipe();
+std::unique_ptr<ExpertRecipe> apt_recipe();
 
 /// A trainable leaf holding a copy of `values`.
 at::Tensor leaf(const at::Tensor& values);

@@ -16,10 +16,13 @@ namespace {
 
 constexpr std::int64_t highest_rank = 4096;
 
+enum class LoraInit { kaiming, normal };
+
 struct Options {
   std::int64_t rank = 8;
   double alpha = 16;
   std::map<std::string, double> rank_pattern, alpha_pattern;
+  LoraInit init = LoraInit::kaiming;
   bool rslora = false;
   bool dora = false;
   double dropout = 0.0;
@@ -92,7 +95,8 @@ class Lora final : public Expert {
       const auto [rank, alpha] = strengths_[i];
       // Kaiming-uniform with a = √5, as nn.Linear and PEFT: U(±1/√in).
       const double bound = 1.0 / std::sqrt(static_cast<double>(site.in));
-      const at::Tensor a = leaf(at::empty({rank, site.in}).uniform_(-bound, bound, generator));
+      const at::Tensor a = options_.init == LoraInit::normal ? normal_leaf({rank, site.in}, 1.0, generator)
+                                                             : leaf(at::empty({rank, site.in}).uniform_(-bound, bound, generator));
       const at::Tensor b = leaf(at::zeros({site.out, rank}));
       // B is zero, so that the rows' lengths are the frozen weight's.
       const at::Tensor magnitude = options_.dora ? leaf(site.weight.detach().to(at::kFloat).norm(2, {1})) : at::Tensor();
@@ -173,6 +177,10 @@ class Recipe final : public ExpertRecipe {
     v.field("alpha", options_.alpha, {.help = "the update is multiplied by alpha / rank", .above = 0});
     v.field("rslora", options_.rslora, {.help = "multiply by alpha / sqrt(rank) instead (rank-stabilised LoRA)"});
     v.field("dora", options_.dora, {.help = "learn the lengths of the weight's rows apart from their directions (DoRA)"});
+    v.choice("init", options_.init,
+             {{"kaiming", LoraInit::kaiming, "uniform, as PEFT starts it"},
+              {"normal", LoraInit::normal, "normal(0, 1), as the paper's code for APT"}},
+             {.help = "start of the first factor; the second starts at zero"});
     v.field("dropout", options_.dropout, {.help = "dropout on the update's input while training", .min = 0, .below = 1});
     v.field("targets", options_.targets,
             {.help = "linear maps that get an update: names, endings of names, or patterns with *", .min_items = 1});

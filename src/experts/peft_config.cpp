@@ -27,6 +27,7 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"MMTUNE_ADAPTER", "adapter"},
                                    {"MMTUNE_LADDER", "ladder"},
                                    {"MMTUNE_MOPE", "mope"},
+                                   {"MMTUNE_APT", "apt"},
                                    {"MMTUNE_BITFIT", "bitfit"},
                                    {"MMTUNE_FULL", "full"},
                                    {"MMTUNE_LINEAR", "linear"}};

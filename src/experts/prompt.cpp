@@ -16,6 +16,7 @@ struct Options {
   std::int64_t length = 10;
   Place place = Place::blocks;
   bool deep = false;
+  bool once = true;
   double dropout = 0.0;
   double init_std = 0.02;
 };
@@ -51,15 +52,43 @@ class BlockPrompt final : public nn::SequenceHook {
   at::Tensor table_;
 };
 
+/// The same as keys and values: what the block's own maps make of the prompts does not depend on the example, and their queries are
+/// nobody's.
+class AttendedPrompt final : public nn::KeyValueHook {
+ public:
+  AttendedPrompt(const nn::KeyValueSite& site, at::Tensor table) : site_(&site), table_(std::move(table)) {}
+  nn::KeyValueRows rows(const nn::Context& context) override { return site_->project(table_, context); }
+
+ private:
+  const nn::KeyValueSite* site_;
+  at::Tensor table_;
+};
+
+/// Whether keys and values are all that deep prompts leave behind in a block, and each block has one attention.
+bool only_attended(const Options& options, backbones::Backbone& backbone) {
+  const std::vector<nn::SequenceSite*>& blocks = backbone.sites().sequences;
+  const std::vector<nn::KeyValueSite*>& attentions = backbone.sites().keys_values;
+  if (!options.deep || !options.once || options.dropout > 0 || !prompts_end(backbone, blocks)) return false;
+  if (blocks.size() != attentions.size()) return false;
+  for (std::size_t i = 0; i < blocks.size(); ++i)
+    if (!attentions[i]->project || !attentions[i]->name.starts_with(blocks[i]->name + ".")) return false;
+  return true;
+}
+
 class Prompt final : public Expert {
  public:
-  Prompt(const Options& options, const backbones::Backbone& backbone, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
-      : options_(options), backbone_(&backbone), sites_(std::move(sites)) {
+  Prompt(const Options& options, backbones::Backbone& backbone, at::Generator& generator)
+      : options_(options), backbone_(&backbone), sites_(backbone.sites().sequences) {
     const std::size_t layers = options_.deep ? sites_.size() : 1;
     for (std::size_t i = 0; i < layers; ++i)
       tables_.push_back(normal_leaf({options_.length, sites_[i]->width}, options_.init_std, generator));
-    for (std::size_t i = 0; i < sites_.size(); ++i)
-      hooks_.push_back(std::make_unique<BlockPrompt>(*sites_[i], options_, tables_[options_.deep ? i : 0]));
+    if (only_attended(options_, backbone)) {
+      attentions_ = backbone.sites().keys_values;
+      for (std::size_t i = 0; i < layers; ++i) attended_.push_back(std::make_unique<AttendedPrompt>(*attentions_[i], tables_[i]));
+    } else {
+      for (std::size_t i = 0; i < sites_.size(); ++i)
+        hooks_.push_back(std::make_unique<BlockPrompt>(*sites_[i], options_, tables_[options_.deep ? i : 0]));
+    }
     set_enabled(true);
   }
   ~Prompt() override { set_enabled(false); }
@@ -75,14 +104,17 @@ class Prompt final : public Expert {
     return {{"peft_type", options_.deep ? "MMTUNE_DEEP_PROMPT" : "MMTUNE_PROMPT"},
             {"num_virtual_tokens", options_.length},
             {"num_layers", static_cast<std::int64_t>(sites_.size())},
-            {"token_dim", sites_.front()->width}};
+            {"token_dim", sites_.front()->width},
+            {"once", options_.once}};
   }
   void set_enabled(bool enabled) override {
     if (enabled == enabled_) return;
-    for (std::size_t i = 0; i < sites_.size(); ++i) {
-      if (enabled && sites_[i]->hook) throw Error({.what = "another prompt is attached already", .where = sites_[i]->name});
-      sites_[i]->hook = enabled ? hooks_[i].get() : nullptr;
-    }
+    const auto put = [enabled](auto& site, auto* hook) {
+      if (enabled && site.hook) throw Error({.what = "another prompt or prefix is attached already", .where = site.name});
+      site.hook = enabled ? hook : nullptr;
+    };
+    for (std::size_t i = 0; i < hooks_.size(); ++i) put(*sites_[i], hooks_[i].get());
+    for (std::size_t i = 0; i < attended_.size(); ++i) put(*attentions_[i], attended_[i].get());
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
@@ -96,8 +128,10 @@ class Prompt final : public Expert {
   Options options_;
   const backbones::Backbone* backbone_;
   std::vector<nn::SequenceSite*> sites_;
+  std::vector<nn::KeyValueSite*> attentions_;
   std::vector<at::Tensor> tables_;
   std::vector<std::unique_ptr<BlockPrompt>> hooks_;
+  std::vector<std::unique_ptr<AttendedPrompt>> attended_;  ///< instead of hooks_
   bool enabled_ = false;
 };
 
@@ -157,19 +191,24 @@ class Recipe final : public ExpertRecipe {
              {.help = "where the prompt joins a sequence"});
     v.field("deep", options_.deep, {.help = "prompts of its own for every block, instead of one set that travels through all"});
     v.require("deep", !(options_.deep && options_.place == Place::words), "place = \"blocks\"");
+    v.field(
+        "once", options_.once,
+        {.help = "deep: compute the prompts' keys and values once for all examples of a batch, where nothing else comes of them (the same "
+                 "result; dropout on the prompts or a causal encoder prevents it)"});
     v.field("dropout", options_.dropout, {.help = "dropout on the prompts while training", .min = 0, .below = 1});
     v.field("init_std", options_.init_std, {.help = "standard deviation of the start values", .above = 0});
   }
   void read_config(const Json& config, const std::string& where) override {
     read(config, where, "num_virtual_tokens", options_.length);
     if (options_.length < 1 || options_.length > 65536) throw Error({.what = "num_virtual_tokens is out of range", .where = where});
+    read(config, where, "once", options_.once);
     std::string type;
     read(config, where, "peft_type", type);
     options_.deep = type == "MMTUNE_DEEP_PROMPT";
     options_.place = type == "PROMPT_TUNING" ? Place::words : Place::blocks;
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    if (options_.place == Place::blocks) return std::make_unique<Prompt>(options_, backbone, backbone.sites().sequences, generator);
+    if (options_.place == Place::blocks) return std::make_unique<Prompt>(options_, backbone, generator);
     if (!backbone.sites().words)
       throw UsageError({.what = "only BERT and RoBERTa take a prompt among their words",
                         .where = "expert.place",

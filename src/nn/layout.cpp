@@ -95,7 +95,7 @@ Layout Layout::with_inserted(std::int64_t at, std::int64_t count) const {
 Layout Layout::with_removed(std::int64_t at, std::int64_t count) const {
   Layout layout = *this;
   for (auto& length : layout.lengths_) {
-    MMTUNE_ASSERT(at + count < length);
+    MMTUNE_ASSERT(at + count <= length && count < length);
     length -= count;
   }
   layout.rows_ -= batch() * count;

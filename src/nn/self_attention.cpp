@@ -38,6 +38,12 @@ at::Tensor SelfAttention::operator()(const at::Tensor& queries, const at::Tensor
 
 void SelfAttention::list(SiteTable& table) {
   for (Linear* map : {&query_, &key_, &value_}) map->list(table);
+  keys_values_.project = [this](const at::Tensor& rows, const Context& context) {
+    const Linear* const maps[] = {&key_, &value_};
+    const std::vector<at::Tensor> made = linear_group(rows, maps, context);
+    const auto split = [&](const at::Tensor& x) { return x.view({x.size(0), heads_, -1}); };
+    return KeyValueRows{split(made[0]), split(made[1])};
+  };
   table.keys_values.push_back(&keys_values_);
 }
 

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,10 +60,16 @@ struct SublayerSite {
   Role role = Role::self_attention;
   std::int64_t width = 0;
   std::int64_t layer = 0;
+  bool normed = false;  ///< the block norms the sum with the residual
   std::vector<SublayerHook*> hooks;
+  std::vector<SublayerHook*> norm_hooks;  ///< called behind that norm, with its result as the output
 
   at::Tensor operator()(at::Tensor output, const at::Tensor& input, const Layout& layout, const Context& context) const {
     for (SublayerHook* hook : hooks) output = hook->apply(output, input, layout, context);
+    return output;
+  }
+  at::Tensor behind_norm(at::Tensor output, const at::Tensor& input, const Layout& layout, const Context& context) const {
+    for (SublayerHook* hook : norm_hooks) output = hook->apply(output, input, layout, context);
     return output;
   }
 };
@@ -84,6 +91,8 @@ struct KeyValueSite {
   std::int64_t heads = 0;
   std::int64_t head_width = 0;
   std::int64_t layer = 0;
+  /// What the attention's own maps make of rows [P, D] that would stand among the block's tokens, a norm before them included.
+  std::function<KeyValueRows(const at::Tensor& rows, const Context& context)> project;
   KeyValueHook* hook = nullptr;
 };
 
