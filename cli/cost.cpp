@@ -35,6 +35,13 @@ Json to_json(const train::Cost& cost) {
                {"expert_macs", cost.expert_macs},
                {"training_macs", cost.training_macs},
                {"state_bytes", cost.state_bytes}};
+  if (cost.prompts) {
+    Json forms = Json::array();
+    for (const train::PromptForm& form : cost.prompts->forms)
+      forms.push_back({{"form", form.name}, {"parameters", form.parameters}, {"macs", form.macs}, {"runs", form.runs}});
+    json["prompts"] = {
+        {"places", cost.prompts->places}, {"prompts", cost.prompts->prompts}, {"rank", cost.prompts->rank}, {"forms", forms}};
+  }
   if (cost.step)
     json["step"] = {{"seconds", cost.step->seconds},
                     {"bound_seconds", cost.step->bound_seconds},
@@ -80,6 +87,30 @@ report::Table to_table(const std::vector<train::Cost>& costs) {
   return table;
 }
 
+/// The forms of prompting side by side, where an expert is one of them; APT's own p and r where there is one.
+void print_prompt_forms(const std::vector<train::Cost>& costs) {
+  const auto with = [&](const std::string& method) {
+    return std::find_if(costs.begin(), costs.end(),
+                        [&](const train::Cost& cost) { return cost.prompts && (method.empty() || cost.method == method); });
+  };
+  auto found = with("apt");
+  if (found == costs.end()) found = with("");
+  if (found == costs.end()) return;
+  const train::PromptComparison& prompts = *found->prompts;
+  using report::Align;
+  report::Table table({{"form"}, {"parameters", Align::right}, {"added", Align::right}, {"apt saves", Align::right}});
+  const double apt = prompts.forms.front().macs;
+  for (const train::PromptForm& form : prompts.forms)
+    table.add({form.name, report::human_count(static_cast<double>(form.parameters)), "+" + report::fixed(form.macs / 1e9, 2) + " GMAC",
+               form.name.starts_with("apt") ? "" : report::fixed(100 * train::saving(apt, form.macs, !form.runs), 2) + " %"});
+  print("\n" + std::to_string(prompts.prompts) + " prompts of rank " + std::to_string(prompts.rank) + " at " +
+        std::to_string(prompts.places) + " attentions of the main tower:\n" + table.text());
+  print(
+      "\"as tables count them\" is the arithmetic of the paper's tables, \"released code\" what its program computes; the saving against "
+      "both "
+      "is of the numbers as printed.\n");
+}
+
 /// The recipe's experts of this kind, or one with the kind's defaults where it has none.
 void keep_only(train::Recipe& recipe, const std::string& kind) {
   std::erase_if(recipe.experts, [&](const train::ExpertSection& section) { return section.method != kind; });
@@ -111,6 +142,7 @@ int run(const Options& options, const Session& session) {
     print(to_table(costs).text());
     print("One example" + std::string(options.cost.measure > 0 ? ", and steps without padding" : "") +
           "; MACs are of linear maps and attention products. \"added\" counts every row of every block.\n");
+    print_prompt_forms(costs);
   }
   return 0;
 }

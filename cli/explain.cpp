@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "print.h"
 #include "train/explain.h"
+#include "train/explain_apt.h"
 #include "train/machine.h"
 #include "train/session.h"
 
@@ -31,10 +32,19 @@ int run(const Options& options, const Session& session) {
   read.limit = options.limit;
   const data::Dataset dataset = data::read_dataset(read);
   train::warn_of_skipped_rows(dataset);
-  report::MopePage page = train::explain(
-      opened, dataset,
-      {.batch = options.batch, .gallery = static_cast<std::size_t>(options.gallery), .ids = options.ids, .ablate = !options.fast});
-  page.run = std::filesystem::path(options.run).lexically_normal().string();
+  const train::ExplainOptions how{
+      .batch = options.batch, .gallery = static_cast<std::size_t>(options.gallery), .ids = options.ids, .ablate = !options.fast};
+  const std::string name = std::filesystem::path(options.run).lexically_normal().string();
+  if (train::has_apt(opened)) {
+    report::AptPage page = train::explain_apt(opened, dataset, how);
+    page.run = name;
+    write_file_atomically(options.out, report::apt_page(page));
+    print("wrote " + options.out + " (" + std::to_string(page.examples) + " examples, " + std::to_string(page.towers.size()) +
+          (page.towers.size() == 1 ? " tower" : " towers") + " with prompts)\n");
+    return 0;
+  }
+  report::MopePage page = train::explain(opened, dataset, how);
+  page.run = name;
   write_file_atomically(options.out, report::mope_page(page));
   print("wrote " + options.out + " (" + std::to_string(page.examples) + " examples, " + std::to_string(page.blocks.size()) +
         " routed blocks)\n");
@@ -45,7 +55,7 @@ int run(const Options& options, const Session& session) {
 
 Command explain_command() {
   return {.name = "explain",
-          .summary = "a page that shows which expert of a run fires for what",
+          .summary = "a page that shows which expert or prompt of a run fires for what",
           .example =
               "mmtune explain runs/easy-vqa-mope --data data/easy_vqa/test.jsonl --out report.html\n"
               "mmtune explain runs/easy-vqa-mope --data data/easy_vqa/test.jsonl --out report.html --id 17 --limit 500",

@@ -106,7 +106,18 @@ std::optional<std::string> RowParser::filled(const Cursor& cursor, std::string_v
     const std::size_t open = pattern.find('{'), close = pattern.find('}', open);
     if (open == std::string_view::npos || close == std::string_view::npos) return text + std::string(pattern);
     text += pattern.substr(0, open);
-    const std::string field(pattern.substr(open + 1, close - open - 1));
+    // "{image_id:012}" fills with zeros from the left to twelve digits.
+    std::string field(pattern.substr(open + 1, close - open - 1));
+    std::size_t digits = 0;
+    if (const std::size_t colon = field.rfind(":0"); colon != std::string::npos) {
+      const char* const end = field.data() + field.size();
+      const auto [read, failure] = std::from_chars(field.data() + colon + 2, end, digits);
+      if (failure == std::errc() && read == end && digits <= 64) {
+        field.resize(colon);
+      } else {
+        digits = 0;
+      }
+    }
     const Value value = find(cursor, field);
     if (value.json == nullptr) return std::nullopt;
     const auto own = scalar_text(*value.json);
@@ -115,7 +126,7 @@ std::optional<std::string> RowParser::filled(const Cursor& cursor, std::string_v
                    .where = cursor.row.where,
                    .expected = "a text or an integer",
                    .got = value.json->type_name()});
-    text += *own;
+    text += (own->size() < digits ? std::string(digits - own->size(), '0') : "") + *own;
     pattern.remove_prefix(close + 1);
   }
 }

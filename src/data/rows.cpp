@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "data/csv.h"
+#include "data/layouts.h"
 
 namespace mmtune::data {
 
@@ -42,19 +43,41 @@ bool take_line(std::streambuf& in, std::string& line, const std::string& where) 
   throw Error({.what = "a row must be an object", .where = where, .expected = "{\"text\": …, \"label\": …}", .got = value.type_name()});
 }
 
+/// JSON lines in a file that is called *.json, as NLVR2 is published: a whole object on the first line, and something behind it.
+bool holds_json_lines(std::istream& in) {
+  std::string line, next;
+  if (!std::getline(in, line) || line.size() > max_line || line.find_first_not_of(" \t\r\n\xef\xbb\xbf") == std::string::npos) return false;
+  while (std::getline(in, next)) {
+    const std::size_t begin = next.find_first_not_of(" \t\r");
+    if (begin == std::string::npos) continue;
+    return next[begin] == '{' && line[line.find_first_not_of(" \t\xef\xbb\xbf")] == '{' && Json::accept(line);
+  }
+  return false;
+}
+
 void read_json_list(const fs::path& path, const RowSink& sink) {
+  {
+    std::ifstream in(path, std::ios::binary);
+    if (in && holds_json_lines(in)) {
+      in.clear();
+      in.seekg(0);
+      return read_json_lines(in, path, sink);
+    }
+  }
   Json list = read_json_file(path);
+  if (list.is_object() && read_layout(list, path.string(), path.filename().string(), sink)) return;
   if (!list.is_array()) {
     throw Error({.what = "a *.json data file must be a list of objects",
                  .where = path.string(),
                  .got = list.type_name(),
-                 .hint = "one object a line is *.jsonl"});
+                 .hint = "one object a line is *.jsonl; of objects only the known layouts are read: VQA v2, Karpathy's splits"});
   }
   std::size_t number = 0;
   for (Json& item : list) {
     ++number;
     const std::string where = path.string() + ": item " + std::to_string(number);
     if (!item.is_object()) not_an_object(where, item);
+    name_pictures(item);
     sink({std::move(item), where, false, path.filename().string() + ":" + std::to_string(number)});
   }
 }
@@ -176,6 +199,7 @@ void read_json_lines(std::istream& in, const fs::path& path, const RowSink& sink
     if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     Json fields = parse_json(text, where);
     if (!fields.is_object()) not_an_object(where, fields);
+    name_pictures(fields);
     sink({std::move(fields), std::move(where), false, short_name + ":" + std::to_string(number)});
   }
 }

@@ -133,8 +133,10 @@ std::unique_ptr<Classify> Classify::for_training(const Recipe& recipe, const dat
       weights = balanced_weights(counts);
     }
   }
-  return std::make_unique<Classify>(train.classes, train.multi_label, recipe.eval.threshold, loss.label_smoothing, std::move(weights),
-                                    std::move(positive));
+  auto task = std::make_unique<Classify>(train.classes, train.multi_label, recipe.eval.threshold, loss.label_smoothing, std::move(weights),
+                                         std::move(positive));
+  task->name_ = recipe.task;
+  return task;
 }
 
 double Classify::weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const {
@@ -210,20 +212,16 @@ std::vector<std::string> Classify::metric_names() const {
   return names;
 }
 
-Json Classify::describe() const {
-  return {{"task", "classify"}, {"classes", classes_}, {"multi_label", multi_label_}};
-}
-
-std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train) {
-  return Classify::for_training(recipe, train);
-}
-
-std::unique_ptr<Task> read_task(const Recipe& recipe, const Json& description, const std::string& where) try {
+std::unique_ptr<Classify> Classify::described(const Recipe& recipe, const Json& description, const std::string& where) {
   const auto classes = description.at("classes").get<std::vector<std::string>>();
-  if (description.at("task") != "classify" || classes.empty()) throw Error({.what = "not a classification", .where = where});
-  return std::make_unique<Classify>(classes, description.at("multi_label").get<bool>(), recipe.eval.threshold);
-} catch (const Json::exception&) {
-  throw Error({.what = "the record of the task is damaged", .where = where, .expected = "task, classes and multi_label"});
+  if (classes.empty()) throw Error({.what = "not a classification", .where = where});
+  auto task = std::make_unique<Classify>(classes, description.at("multi_label").get<bool>(), recipe.eval.threshold);
+  task->name_ = description.at("task").get<std::string>();
+  return task;
+}
+
+Json Classify::describe() const {
+  return {{"task", name_}, {"classes", classes_}, {"multi_label", multi_label_}};
 }
 
 }  // namespace mmtune::train

@@ -1,5 +1,5 @@
 #pragma once
-// The task `classify`: one label of a list, or any number of them.
+// The task `classify`: one label of a list, or any number of them; and the task `pair`, the same of two pictures.
 
 #include <string>
 #include <vector>
@@ -17,7 +17,7 @@ class Classify final : public Task {
   /// Weights as the recipe's [loss] asks for them, by the label frequencies of the training data.
   static std::unique_ptr<Classify> for_training(const Recipe& recipe, const data::Dataset& train);
 
-  std::string_view name() const override { return "classify"; }
+  std::string_view name() const override { return name_; }
   std::int64_t outputs() const override { return static_cast<std::int64_t>(classes_.size()); }
   double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
   at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
@@ -28,11 +28,14 @@ class Classify final : public Task {
 
   const std::vector<std::string>& classes() const override { return classes_; }
   bool multi_label() const { return multi_label_; }
+  /// From a run's record.
+  static std::unique_ptr<Classify> described(const Recipe& recipe, const Json& description, const std::string& where);
 
  private:
   at::Tensor single_targets(const data::Dataset& dataset, std::span<const std::int64_t> examples) const;
   at::Tensor multi_targets(const data::Dataset& dataset, std::span<const std::int64_t> examples) const;
 
+  std::string name_ = "classify";
   std::vector<std::string> classes_;
   bool multi_label_;
   double threshold_;

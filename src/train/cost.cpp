@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "experts/apt.h"
 #include "train/device.h"
 #include "train/machine.h"
 #include "train/model.h"
@@ -125,6 +126,27 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   return cost;
 }
 
+/// The attentions of a tower, and what prompts at them cost in every form. Nothing where no expert of it has anything to do with prompts.
+std::optional<PromptComparison> prompt_forms(const Tower& tower, std::int64_t tokens) {
+  std::int64_t prompts = 0, rank = 4;
+  for (const auto& expert : tower.experts()) {
+    if (const auto* const apt = dynamic_cast<const experts::Apt*>(expert.get())) {
+      prompts = apt->options().prompts;
+      rank = apt->options().rank;
+    } else if (prompts == 0 && expert->config().value("peft_type", "") == "MMTUNE_DEEP_PROMPT") {
+      prompts = expert->config().at("num_virtual_tokens").get<std::int64_t>();
+    }
+  }
+  if (prompts == 0) return std::nullopt;
+  using Role = nn::SublayerSite::Role;
+  const std::int64_t rows = tower.backbone().rows_of(tokens);
+  std::vector<PromptPlace> places;
+  for (const nn::SublayerSite* site : tower.backbone().sites().sublayers)
+    if (site->role != Role::feed_forward)
+      places.push_back({tower.backbone().rows_at(site->name, site->layer, rows), rows, site->width, site->role == Role::cross_attention});
+  return compare_prompts(places, prompts, rank);
+}
+
 }  // namespace
 
 Cost cost_of(const Recipe& recipe, const CostOptions& options) {
@@ -154,6 +176,7 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
       cost.forward_macs -= extra;
     }
   }
+  cost.prompts = prompt_forms(*model.towers().front(), tokens_of(*model.towers().front(), options));
   for (const nn::NamedTensor& item : model.head().tensors()) cost.head_parameters += item.tensor.numel();
   cost.training_macs += 3.0 * static_cast<double>(model.head().macs());
   cost.state_bytes = 4 * 4 * model.parameters().count();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "train/prompt_costs.h"
 #include "train/recipe.h"
 
 namespace mmtune::train {
@@ -39,6 +40,7 @@ struct Cost {
   double training_macs = 0;      ///< forward and backward of one example, all together
   std::int64_t state_bytes = 0;  ///< values, gradients and two moments of all trainables
   std::optional<StepCost> step;
+  std::optional<PromptComparison> prompts;  ///< of an expert that is or approximates deep prompts, on the main tower
 };
 
 /// Prices the recipe as it stands. Opens the backbones; reads no data.

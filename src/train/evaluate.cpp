@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "data/prefetch.h"
+#include "train/retrieve.h"
 
 namespace mmtune::train {
 
@@ -106,6 +107,7 @@ SharedLogits shared_logits(const Model& model, const data::Dataset& dataset, con
 
 std::optional<Evaluation> evaluate(const Model& model, const Task& task, const data::Dataset& dataset, const ForwardOptions& options,
                                    const std::optional<report::BootstrapOptions>& bootstrap) {
+  if (task.name() == "retrieve") return evaluate_retrieval(model, dataset, options, bootstrap);
   Evaluation result;
   const auto begin = std::chrono::steady_clock::now();
   const std::unique_ptr<Scorer> scorer = task.scorer();

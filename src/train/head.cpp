@@ -45,7 +45,9 @@ Head::Head(const HeadSection& section, std::vector<HeadTower> towers, std::int64
       activation_(nn::activation_named(section.activation, "head.activation")),
       towers_(std::move(towers)),
       outputs_(outputs) {
-  if (section_.fusion == Fusion::mean_logits && towers_.size() > 1) {
+  if (section_.kind == HeadKind::similarity) {
+    make_similarity(generator);
+  } else if (section_.fusion == Fusion::mean_logits && towers_.size() > 1) {
     for (const HeadTower& tower : towers_) layers_.push_back(make_layers(tower.name + ".", tower.width, generator));
   } else {
     std::int64_t width = 0;
@@ -68,21 +70,50 @@ at::Tensor Head::leaf(const std::string& name, at::IntArrayRef shape, at::Genera
 
 Head::Layers Head::make_layers(const std::string& prefix, std::int64_t width, at::Generator& generator) {
   Layers layers;
-  if (section_.kind != HeadKind::mlp) {
+  const bool norm = section_.kind == HeadKind::mlp_norm;
+  if (section_.kind != HeadKind::mlp && !norm) {
     layers.weight = leaf(prefix + "weight", {outputs_, width}, &generator);
     layers.bias = leaf(prefix + "bias", {outputs_}, nullptr);
     return layers;
   }
   layers.weight = leaf(prefix + "0.weight", {section_.hidden, width}, &generator);
   layers.bias = leaf(prefix + "0.bias", {section_.hidden}, nullptr);
-  layers.second_weight = leaf(prefix + "2.weight", {outputs_, section_.hidden}, &generator);
-  layers.second_bias = leaf(prefix + "2.bias", {outputs_}, nullptr);
+  if (norm) {
+    layers.norm_weight = leaf(prefix + "1.weight", {section_.hidden}, nullptr);
+    layers.norm_weight.detach().fill_(1.0);
+    layers.norm_bias = leaf(prefix + "1.bias", {section_.hidden}, nullptr);
+  }
+  const std::string second = prefix + (norm ? "3." : "2.");
+  layers.second_weight = leaf(second + "weight", {outputs_, section_.hidden}, &generator);
+  layers.second_bias = leaf(second + "bias", {outputs_}, nullptr);
   return layers;
 }
 
+void Head::make_similarity(at::Generator& generator) {
+  if (towers_.size() != 2)
+    throw UsageError({.what = "two towers' features are compared",
+                      .where = "head.kind = \"similarity\"",
+                      .expected = "two towers",
+                      .got = std::to_string(towers_.size()),
+                      .hint = "name the second in backbone.condition"});
+  const bool shared = towers_[0].projected && towers_[1].projected && towers_[0].width == towers_[1].width;
+  for (const HeadTower& tower : towers_)
+    projections_.push_back(shared ? at::Tensor() : leaf(tower.name + ".projection.weight", {section_.hidden, tower.width}, &generator));
+  scale_ = leaf("scale", {1}, nullptr);
+  scale_.detach().fill_(std::log(1.0 / 0.07));  // as CLIP's training begins
+}
+
+at::Tensor Head::embed(std::size_t tower, const at::Tensor& rows) const {
+  MMTUNE_ASSERT(section_.kind == HeadKind::similarity);
+  const at::Tensor placed = projections_[tower].defined() ? at::linear(rows, projections_[tower]) : rows;
+  return placed / placed.norm(2, {1}, true).clamp_min(1e-12);
+}
+
 at::Tensor Head::apply(const Layers& layers, const at::Tensor& features, const nn::Context& context) const {
-  if (section_.kind != HeadKind::mlp) return at::linear(nn::dropout(features, section_.dropout, context), layers.weight, layers.bias);
-  const at::Tensor hidden = nn::activate(at::linear(features, layers.weight, layers.bias), activation_);
+  if (!layers.second_weight.defined()) return at::linear(nn::dropout(features, section_.dropout, context), layers.weight, layers.bias);
+  at::Tensor hidden = at::linear(features, layers.weight, layers.bias);
+  if (layers.norm_weight.defined()) hidden = at::layer_norm(hidden, {section_.hidden}, layers.norm_weight, layers.norm_bias, 1e-5);
+  hidden = nn::activate(hidden, activation_);
   return at::linear(nn::dropout(hidden, section_.dropout, context), layers.second_weight, layers.second_bias);
 }
 
@@ -105,6 +136,11 @@ void Head::begin_with(const at::Tensor& embeddings, double scale) {
 at::Tensor Head::operator()(const std::vector<TowerFeatures>& given, const nn::Context& context) const {
   MMTUNE_ASSERT(given.size() == towers_.size());
   std::vector<TowerFeatures> features = given;
+  if (section_.kind == HeadKind::similarity) {
+    std::vector<at::Tensor> embedded;
+    for (std::size_t t = 0; t < 2; ++t) embedded.push_back(embed(t, rows_of_examples(features[t], at::Tensor())));
+    return embedded[0].mm(embedded[1].t()) * scale();
+  }
   if (section_.normalise || section_.kind == HeadKind::zero_shot) {
     for (TowerFeatures& tower : features) {
       if (!tower.rows.defined()) continue;

@@ -59,7 +59,12 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
 
   // Two towers of one modality share a pair: the first reads its first half, the second the other.
   InputField main = section.main_input, condition = section.condition_input;
-  if (towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1) && modality_of(towers_, 0) != Modality::audio) {
+  const bool pair = recipe.task == "pair";
+  if (pair && modality_of(towers_, 0) != Modality::image)
+    throw UsageError({.what = "the main tower of a pair of pictures must read pictures",
+                      .where = "backbone.main",
+                      .got = section.main + ", which reads " + std::string(backbones::name_of(modality_of(towers_, 0)))});
+  if (!pair && towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1) && modality_of(towers_, 0) != Modality::audio) {
     const bool pictures = modality_of(towers_, 0) == Modality::image;
     if (main == InputField::automatic) main = pictures ? InputField::image : InputField::text;
     if (condition == InputField::automatic) condition = pictures ? InputField::image_pair : InputField::text_pair;
@@ -70,6 +75,11 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
                         .other_rates = recipe.data.other_rates,
                         .packing = recipe.train.packing};
   towers_.front()->open_reader(options);
+  if (pair) {
+    options.field = InputField::image_pair;
+    pair_reader_ = std::make_unique<InputReader>(towers_.front()->checkpoint(), towers_.front()->backbone().info(), options);
+    pair_reader_->pin_batches(!device_.is_cpu());
+  }
   options.field = condition;
   if (towers_.size() == 2) towers_.back()->open_reader(options);
 }
@@ -97,9 +107,21 @@ void Model::build_experts(const Recipe& recipe) {
 void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent) {
   HeadSection section = recipe.head;
   if (section.fusion == Fusion::automatic) section.fusion = conditional() ? Fusion::main : Fusion::concat;
+  if (pair_reader_ && (conditional() || section.fusion == Fusion::main || section.fusion == Fusion::mean_logits))
+    throw UsageError({.what = "the features of a pair are read side by side",
+                      .where = "task = \"pair\"",
+                      .expected = "fusion = \"concat\" and an expert that conditions no tower"});
+  if ((section.kind == HeadKind::similarity) != (recipe.task == "retrieve" && towers_.size() == 2))
+    throw UsageError({.what = "two towers are compared, one is read",
+                      .where = "head.kind",
+                      .expected = "\"similarity\" for task = \"retrieve\" with two towers, and nowhere else"});
   const std::size_t read = section.fusion == Fusion::main ? 1 : towers_.size();
   std::vector<HeadTower> towers;
-  for (std::size_t t = 0; t < read; ++t) towers.push_back({towers_[t]->name(), towers_[t]->width(), learn_absent[t]});
+  for (std::size_t t = 0; t < read; ++t) {
+    const bool projected = towers_[t]->pooling() == backbones::Pooling::projection;
+    towers.push_back({towers_[t]->name(), towers_[t]->width(), learn_absent[t], projected});
+  }
+  if (pair_reader_) towers.push_back({"main_pair", towers_.front()->width()});
   learn_absent_ = learn_absent;
   head_ = std::make_unique<Head>(section, std::move(towers), outputs, generator_of(recipe.train.seed, head_stream));
 }
@@ -139,6 +161,7 @@ BatchReader Model::reader(OnError on_error) const {
   std::vector<BatchReader::Source> sources;
   for (std::size_t t = 0; t < towers_.size(); ++t)
     sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t), t == 0 && conditional()});
+  if (pair_reader_) sources.push_back({pair_reader_.get(), nullptr, "main (image_pair)", true, false});
   return {std::move(sources), on_error};
 }
 
@@ -162,16 +185,15 @@ void Model::condition(const Batch& batch, const at::Tensor& features, nn::Contex
   if (!there.all().item<bool>()) context.complementary_there = there.to(device_);
 }
 
+at::Tensor Model::features(std::size_t tower, const TowerBatch& part, const nn::Context& context) const {
+  if (!part.stored.empty()) return stores_[tower]->features.index_select(0, at::tensor(part.stored, at::kLong)).to(device_);
+  return part.rows > 0 ? towers_[tower]->features(part.inputs, context) : at::Tensor();
+}
+
 at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const {
   std::vector<TowerFeatures> features(towers_.size());
   const auto compute = [&](std::size_t t, const nn::Context& own) {
-    const TowerBatch& part = batch.towers[t];
-    if (!part.stored.empty()) {
-      features[t].rows = stores_[t]->features.index_select(0, at::tensor(part.stored, at::kLong)).to(device_);
-    } else if (part.rows > 0) {
-      features[t].rows = towers_[t]->features(part.inputs, own);
-    }
-    features[t].row = part.row;
+    features[t] = {this->features(t, batch.towers[t], own), batch.towers[t].row};
   };
   if (conditional()) {
     compute(1, context);
@@ -181,6 +203,7 @@ at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const 
   } else {
     for (std::size_t t = 0; t < towers_.size(); ++t) compute(t, context);
   }
+  if (pair_reader_) features.push_back({this->features(0, batch.towers.back(), context), batch.towers.back().row});
   features.resize(head_->towers());
   return (*head_)(features, context);
 }
@@ -199,10 +222,10 @@ at::Tensor Model::auxiliary_loss(const Batch& batch) const {
 
 PassMacs Model::macs(const Batch& batch) const {
   PassMacs total;
-  for (std::size_t t = 0; t < towers_.size(); ++t) {
+  for (std::size_t t = 0; t < batch.towers.size(); ++t) {
     if (!batch.towers[t].stored.empty()) continue;
     for (const std::int64_t tokens : batch.towers[t].tokens) {
-      const PassMacs row = towers_[t]->macs(tokens);
+      const PassMacs row = towers_[t < towers_.size() ? t : 0]->macs(tokens);  // the second picture of a pair comes last
       total.forward += row.forward;
       total.backward += row.backward;
     }

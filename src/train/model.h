@@ -44,6 +44,8 @@ class Model {
 
   /// Whether the main tower is conditioned on the other one's feature, which is then computed first.
   bool conditional() const { return towers_.front()->conditional() != nullptr; }
+  /// Task pair: what reads the second picture, which the main tower sees by itself; a batch has it behind the towers' own parts.
+  const InputReader* pair_reader() const { return pair_reader_.get(); }
   /// Whether every example must have tower `tower`'s modality, because nothing stands in for it.
   bool needs(std::size_t tower) const;
   /// Which towers lack something to read in some example of `dataset`.
@@ -53,6 +55,8 @@ class Model {
   const FeatureStore* store(std::size_t tower) const { return stores_[tower].get(); }
   BatchReader reader(OnError on_error) const;
 
+  /// One tower's features [U, D] of its part of a batch.
+  at::Tensor features(std::size_t tower, const TowerBatch& part, const nn::Context& context) const;
   /// Logits [B, outputs] of a batch.
   at::Tensor forward(const Batch& batch, const nn::Context& context) const;
   /// What the experts add to the task's loss for the batch that forward() was called with last: a scalar; undefined where there is nothing.
@@ -65,6 +69,7 @@ class Model {
   std::vector<std::unique_ptr<FeatureStore>> stores_;
   void condition(const Batch& batch, const at::Tensor& features, nn::Context& context) const;
 
+  std::unique_ptr<InputReader> pair_reader_;
   std::unique_ptr<Head> head_;
   std::vector<bool> learn_absent_;
   nn::Parameters parameters_;

@@ -38,6 +38,39 @@ class AdamW final : public Optimiser {
   at::Tensor first_, second_;
 };
 
+/// θ ← θ − lr · √(1 − β2ᵗ) / (1 − β1ᵗ) · m / (√v + ε), then θ ← θ − lr · decay · θ: AdamW as transformers 4 had it.
+class LateDecayAdamW final : public Optimiser {
+ public:
+  LateDecayAdamW(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
+      : beta1_(section.beta1), beta2_(section.beta2), eps_(section.eps), parameters_(parameters), groups_(std::move(groups)) {
+    first_ = at::zeros_like(parameters.values());
+    second_ = at::zeros_like(parameters.values());
+  }
+
+  void step(std::int64_t step, double lr) override {
+    const at::Tensor& gradient = parameters_.gradients();
+    first_.mul_(beta1_).add_(gradient, 1.0 - beta1_);
+    second_.mul_(beta2_).addcmul_(gradient, gradient, 1.0 - beta2_);
+    const auto count = static_cast<double>(step + 1);
+    const double correction = std::sqrt(1.0 - std::pow(beta2_, count)) / (1.0 - std::pow(beta1_, count));
+    for (const OptimiserGroup& group : groups_) {
+      const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
+      const double rate = lr * group.lr_scale;
+      at::Tensor values = span(parameters_.values());
+      values.addcdiv_(span(first_), span(second_).sqrt().add_(eps_), -rate * correction);
+      if (group.weight_decay > 0) values.mul_(1.0 - rate * group.weight_decay);
+    }
+  }
+
+  std::vector<nn::NamedTensor> state() override { return {{"adamw.first", first_}, {"adamw.second", second_}}; }
+
+ private:
+  double beta1_, beta2_, eps_;
+  nn::Parameters& parameters_;
+  std::vector<OptimiserGroup> groups_;
+  at::Tensor first_, second_;
+};
+
 class Sgd final : public Optimiser {
  public:
   Sgd(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
@@ -112,6 +145,7 @@ double clip_gradient(at::Tensor& gradient, double limit) {
 
 std::unique_ptr<Optimiser> make_optimiser(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups) {
   if (section.optimizer == OptimiserKind::sgd) return std::make_unique<Sgd>(section, parameters, std::move(groups));
+  if (section.optimizer == OptimiserKind::adamw_late_decay) return std::make_unique<LateDecayAdamW>(section, parameters, std::move(groups));
   return std::make_unique<AdamW>(section, parameters, std::move(groups));
 }
 

@@ -89,7 +89,9 @@ void declare(OptionVisitor& v, HeadSection& s) {
   v.choice("kind", s.kind,
            {{"linear", HeadKind::linear},
             {"mlp", HeadKind::mlp, "one hidden layer"},
-            {"zero_shot", HeadKind::zero_shot, "linear, begun as CLIP's comparison of pictures with class prompts"}},
+            {"zero_shot", HeadKind::zero_shot, "linear, begun as CLIP's comparison of pictures with class prompts"},
+            {"mlp_norm", HeadKind::mlp_norm, "one hidden layer with a norm before the activation: the published heads of ViLT and METER"},
+            {"similarity", HeadKind::similarity, "task retrieve with two towers: the cosine of their features times a learned number"}},
            {.help = "what turns features into logits"});
   v.choice("fusion", s.fusion,
            {{"automatic", Fusion::automatic, "main where an expert conditions the main tower (mope), else concat"},
@@ -97,9 +99,15 @@ void declare(OptionVisitor& v, HeadSection& s) {
             {"mean_logits", Fusion::mean_logits, "one head a tower, the mean over the towers that an example has"},
             {"main", Fusion::main, "one head over the main tower's feature"}},
            {.help = "how several towers become one answer"});
-  v.field("hidden", s.hidden, {.help = "width of the hidden layer of kind mlp", .min = 1, .max = 65536});
+  v.field(
+      "hidden", s.hidden,
+      {.help =
+           "width of the hidden layer of kinds mlp and mlp_norm, and of the space that kind similarity projects features into which do not "
+           "come projected",
+       .min = 1,
+       .max = 65536});
   v.field("activation", s.activation,
-          {.help = "of the hidden layer of kind mlp", .choices = {"gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh"}});
+          {.help = "of the hidden layer", .choices = {"gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh"}});
   v.field("dropout", s.dropout, {.help = "dropout on the features (linear) or on the hidden layer (mlp)", .min = 0, .below = 1});
   v.field("normalise", s.normalise, {.help = "scale every tower's feature to length sqrt(width) first"});
   v.choice("absent", s.absent,
@@ -119,6 +127,27 @@ void declare(OptionVisitor& v, LossSection& s) {
   v.field("class_weights", s.class_weights, {.help = "one weight a class, in the order of the classes", .min = 0, .unset = "all 1"});
   v.field("balanced", s.balanced, {.help = "weight classes by the inverse of their frequency in the training data"});
   v.require("balanced", !(s.balanced && !s.class_weights.empty()), "either class_weights or balanced");
+}
+
+void declare(OptionVisitor& v, VqaSection& s) {
+  v.field("min_count", s.min_count,
+          {.help = "an answer is learned if it is the most common one of this many training examples; data.classes lists answers instead",
+           .min = 1});
+  v.field(
+      "normalise", s.normalise,
+      {.help = "look annotators' answers up in the normal form of VQA's evaluation; the released code of ViLT looks them up as written"});
+  v.choice("loss", s.loss,
+           {{"binary", VqaLoss::binary, "the sum over answers of binary cross-entropies against soft scores"},
+            {"softmax", VqaLoss::softmax, "one cross-entropy, for data with one answer a question"}},
+           {.help = "what is minimised"});
+}
+
+void declare(OptionVisitor& v, RetrieveSection& s) {
+  v.field("negatives", s.negatives,
+          {.help = "false texts that a picture and its text are ranked against, for a backbone that reads both together; two towers are "
+                   "ranked against the rest of the batch",
+           .min = 1,
+           .max = 4096});
 }
 
 void declare(OptionVisitor& v, DataSection& s) {
@@ -180,7 +209,12 @@ void declare(OptionVisitor& v, TrainSection& s) {
   v.field("accumulate", s.accumulate, {.help = "forward passes a step; the gradient is that of one batch of all their examples", .min = 1});
   v.field("lr", s.lr, {.help = "peak learning rate", .min = 0});
   v.field("weight_decay", s.weight_decay, {.help = "decoupled for adamw, L2 for sgd; never on one-dimensional tensors", .min = 0});
-  v.choice("optimizer", s.optimizer, {{"adamw", OptimiserKind::adamw}, {"sgd", OptimiserKind::sgd}}, {.help = "optimiser"});
+  v.choice("optimizer", s.optimizer,
+           {{"adamw", OptimiserKind::adamw},
+            {"sgd", OptimiserKind::sgd},
+            {"adamw_late_decay", OptimiserKind::adamw_late_decay,
+             "AdamW of older transformers: values decay behind the update, and eps is not corrected for the first steps"}},
+           {.help = "optimiser"});
   v.field("momentum", s.momentum, {.help = "of sgd", .min = 0, .below = 1});
   v.field("beta1", s.beta1, {.help = "of adamw", .min = 0, .below = 1});
   v.field("beta2", s.beta2, {.help = "of adamw", .min = 0, .below = 1});
@@ -202,7 +236,8 @@ void declare(OptionVisitor& v, TrainSection& s) {
   v.field("eval_every", s.eval_every, {.help = "validate every n eval_units; 0: only at the end", .min = 0});
   v.choice("eval_unit", s.eval_unit, {{"epochs", Unit::epochs}, {"steps", Unit::steps}}, {.help = "unit of eval_every"});
   v.field("eval_batch", s.eval_batch, {.help = "examples of a forward pass in validation; 0: as in training", .min = 0});
-  v.field("metric", s.metric, {.help = "what best and early stopping go by", .unset = "accuracy; macro_f1 for multi-label data"});
+  v.field("metric", s.metric,
+          {.help = "what best and early stopping go by", .unset = "accuracy; macro_f1 for multi-label data; vqa_accuracy; r1"});
   v.field("patience", s.patience, {.help = "stop after this many validations without a better metric; 0: never", .min = 0});
   v.field("checkpoint_every", s.checkpoint_every,
           {.help = "save the state every n steps; 0: at every validation, and when five minutes have passed", .min = 0});
@@ -228,11 +263,13 @@ void declare(OptionVisitor& v, EvalSection& s) {
 }
 
 void declare(OptionVisitor& v, Recipe& r) {
-  v.field("task", r.task, {.help = "what is learned", .choices = {"classify"}});
+  v.field("task", r.task, {.help = "what is learned", .choices = {"classify", "vqa", "pair", "retrieve"}});
   v.table("backbone", r.backbone, {.help = "the frozen model: one tower, or a main and a conditioning one", .required = true});
   v.tables("expert", r.experts, {.help = "what is trained; several [[expert]] tables for several", .required = true});
   v.table("head", r.head, {.help = "from features to logits"});
   v.table("loss", r.loss, {.help = "what is minimised"});
+  v.table("vqa", r.vqa, {.help = "task vqa: which answers there are"});
+  v.table("retrieve", r.retrieve, {.help = "task retrieve: how pictures and texts are ranked"});
   v.table("data", r.data, {.help = "what is read", .required = true});
   v.table("train", r.train, {.help = "how it is learned"});
   v.table("eval", r.eval, {.help = "how it is measured"});

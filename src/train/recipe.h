@@ -52,8 +52,9 @@ void declare(OptionVisitor& visitor, ExpertSection& section);
 
 /// `automatic`: `main` where an expert conditions the main tower on the other one, else `concat`.
 enum class Fusion { automatic, concat, mean_logits, main };
-/// zero_shot: a linear map over features of length sqrt(width), begun as the comparison with embedded class prompts.
-enum class HeadKind { linear, mlp, zero_shot };
+/// mlp_norm: two maps with a norm and the activation in between. zero_shot: a linear map over features of length sqrt(width), begun as the
+/// comparison with embedded class prompts. similarity: the cosine of two towers' features, times a learned number.
+enum class HeadKind { linear, mlp, zero_shot, mlp_norm, similarity };
 /// What stands in for a modality that an example lacks.
 enum class Absent { automatic, learned, error };
 
@@ -76,6 +77,21 @@ struct LossSection {
   bool balanced = false;
 };
 void declare(OptionVisitor& visitor, LossSection& section);
+
+/// How answers of several annotators are learned: independently of each other, or as shares of one answer.
+enum class VqaLoss { binary, softmax };
+
+struct VqaSection {
+  std::int64_t min_count = 1;
+  bool normalise = true;
+  VqaLoss loss = VqaLoss::binary;
+};
+void declare(OptionVisitor& visitor, VqaSection& section);
+
+struct RetrieveSection {
+  std::int64_t negatives = 15;
+};
+void declare(OptionVisitor& visitor, RetrieveSection& section);
 
 enum class OnError { stop, skip };
 
@@ -103,7 +119,7 @@ struct DataSection {
 };
 void declare(OptionVisitor& visitor, DataSection& section);
 
-enum class OptimiserKind { adamw, sgd };
+enum class OptimiserKind { adamw, sgd, adamw_late_decay };
 enum class ScheduleKind { constant, linear, cosine, step };
 enum class Packing { packed, padded };
 enum class Unit { epochs, steps };
@@ -165,6 +181,8 @@ struct Recipe {
   std::vector<ExpertSection> experts;
   HeadSection head;
   LossSection loss;
+  VqaSection vqa;
+  RetrieveSection retrieve;
   DataSection data;
   TrainSection train;
   EvalSection eval;

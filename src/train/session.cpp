@@ -78,6 +78,26 @@ void refuse_lacking_examples(const Model& model, const data::Dataset& dataset) {
   }
 }
 
+/// The same for the second picture of a pair.
+void refuse_lonely_pictures(const Model& model, const data::Dataset& dataset) {
+  if (model.pair_reader() == nullptr) return;
+  for (const data::Example& example : dataset.examples)
+    if (!model.pair_reader()->has(example))
+      throw Error({.what = "a pair needs two pictures",
+                   .where = "example " + printable(example.id),
+                   .expected = "the fields image and image_pair",
+                   .got = example.image ? "image alone" : "no picture",
+                   .hint = "map the file's fields with data.columns"});
+}
+
+/// Training examples that the task cannot learn from.
+void leave_out_useless(const Task& task, data::Dataset& train) {
+  const std::size_t before = train.examples.size();
+  std::erase_if(train.examples, [&](const data::Example& example) { return !task.learns_from(example); });
+  const std::size_t gone = before - train.examples.size();
+  if (gone > 0) log_info(train.source + ": " + std::to_string(gone) + " examples teach nothing and are left out of the training");
+}
+
 /// An expert that conditions one tower on another belongs to both.
 void check_condition(const fs::path& folder, const Model& model) {
   const io::SafetensorsFile file = io::SafetensorsFile::open(folder / "adapter_model.safetensors");
@@ -102,13 +122,18 @@ Tower& tower_named(Model& model, const std::string& name, const std::string& whe
 
 }  // namespace
 
-TrainingData read_training_data(const DataSection& section, std::int64_t seed) {
+TrainingData read_training_data(const DataSection& section, std::int64_t seed, bool labelled) {
   std::vector<std::string> classes = section.classes;
   if (!section.classes_file.empty()) classes = data::read_class_names(section.classes_file);
   TrainingData data;
-  data.train = data::read_dataset(read_options_of(section, Split::train, std::move(classes)));
+  const auto read = [&](Split split, std::vector<std::string> names) {
+    data::ReadOptions options = read_options_of(section, split, std::move(names));
+    options.require_labels = labelled;
+    return data::read_dataset(options);
+  };
+  data.train = read(Split::train, std::move(classes));
   if (!section.valid.empty() || !section.valid_where.empty()) {
-    data.valid = data::read_dataset(read_options_of(section, Split::valid, data.train.classes));
+    data.valid = read(Split::valid, data.train.classes);
   } else if (section.valid_fraction > 0) {
     auto [train, valid] = data::split_dataset(data.train, section.valid_fraction, static_cast<std::uint64_t>(seed));
     data.train = std::move(train);
@@ -132,15 +157,17 @@ data::ReadOptions question_options_of(const DataSection& section, const std::str
   own.train_where.clear();
   own.shots = 0;
   own.limit = 0;
-  data::ReadOptions options = read_options_of(own, Split::train, task.classes());
+  data::ReadOptions options = read_options_of(own, Split::train, task.labelled() ? task.classes() : std::vector<std::string>());
+  options.require_labels = options.require_labels && task.labelled();
   options.columns_must_exist = false;
   return options;
 }
 
 Training prepare_training(const Recipe& recipe) {
   Training training;
-  training.data = read_training_data(recipe.data, recipe.train.seed);
+  training.data = read_training_data(recipe.data, recipe.train.seed, has_labels(recipe.task));
   training.task = make_task(recipe, training.data.train);
+  leave_out_useless(*training.task, training.data.train);
   training.metric = metric_of(recipe, *training.task);
   training.model = std::make_unique<Model>(recipe);
   Model& model = *training.model;
@@ -154,8 +181,11 @@ Training prepare_training(const Recipe& recipe) {
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
   if (recipe.data.on_error == OnError::stop) {
-    refuse_lacking_examples(model, training.data.train);
-    if (training.data.valid) refuse_lacking_examples(model, *training.data.valid);
+    for (const data::Dataset* dataset : {&training.data.train, training.data.valid ? &*training.data.valid : nullptr}) {
+      if (dataset == nullptr) continue;
+      refuse_lacking_examples(model, *dataset);
+      refuse_lonely_pictures(model, *dataset);
+    }
   }
   training.groups = model.gather(recipe.train);
   return training;

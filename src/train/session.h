@@ -24,7 +24,7 @@ struct TrainingData {
 };
 
 /// Reads both splits. Throws Error or UsageError as data::read_dataset does.
-TrainingData read_training_data(const DataSection& section, std::int64_t seed);
+TrainingData read_training_data(const DataSection& section, std::int64_t seed, bool labelled = true);
 
 /// Tells the user of rows that data.on_error = "skip" left out.
 void warn_of_skipped_rows(const data::Dataset& dataset);

@@ -56,10 +56,21 @@ class Task {
   virtual std::vector<std::string> metric_names() const = 0;
   /// Label names in the order of the outputs; empty for tasks without labels.
   virtual const std::vector<std::string>& classes() const = 0;
+  /// Whether examples must have labels.
+  virtual bool labelled() const { return true; }
+  /// Whether a training example can teach anything; the others are left out.
+  virtual bool learns_from(const data::Example&) const { return true; }
+  /// What is to be read for these training examples instead of themselves: the same number for each of them, one's behind the other's.
+  /// Nothing: themselves. `seed` draws what is random. The logits of loss() are then those of all of them.
+  virtual std::optional<data::Dataset> arranged(const data::Dataset&, std::span<const std::int64_t>, std::uint64_t) const {
+    return std::nullopt;
+  }
   /// What predictions need to know again (the class list): kept in the run's record.
   virtual Json describe() const = 0;
 };
 
+/// Whether the examples of a task of this name must have labels.
+bool has_labels(std::string_view task);
 /// The recipe's task, made ready for the training data. Throws Error on data that cannot be learned from.
 std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train);
 /// The task of a finished run, from its record. Throws Error naming `where`.

@@ -18,6 +18,7 @@
 #include "data/batching.h"
 #include "data/prefetch.h"
 #include "report/table.h"
+#include "train/arranged.h"
 #include "train/device.h"
 #include "train/evaluate.h"
 #include "train/features.h"
@@ -219,7 +220,7 @@ data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
     return result;
   };
   const auto reader = std::make_shared<const BatchReader>(training_.model->reader(recipe_.data.on_error));
-  const auto read = [this, order_of, reader](std::int64_t step) {
+  const auto read = [this, order_of, reader, seed = static_cast<std::uint64_t>(recipe_.train.seed)](std::int64_t step) {
     const data::Position position = plan_.position(step);
     const auto order = order_of(position.epoch);
     std::span<const std::int64_t> left = order->batch(position.batch);
@@ -227,7 +228,8 @@ data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
     const auto share = static_cast<std::size_t>((recipe_.train.batch + all_.size() - 1) / all_.size());
     while (!left.empty()) {
       const std::size_t size = std::min(left.size(), share);
-      batches.push_back(reader->read(training_.data.train, left.first(size)));
+      batches.push_back(read_arranged(*reader, *training_.task, training_.data.train, left.first(size),
+                                      mix_seed(seed, static_cast<std::uint64_t>(step))));
       left = left.subspan(size);
     }
     return batches;

@@ -136,7 +136,7 @@ def write_recipe(path, **sections):
             return "{" + ", ".join(f"{json.dumps(k)} = {value(item)}" for k, item in v.items()) + "}"
         return json.dumps(str(v)) if isinstance(v, (str, Path)) else repr(v)
 
-    lines = ['task = "classify"']
+    lines = [f'task = "{sections.pop("task", "classify")}"']
     for name, section in sections.items():
         for table in section if isinstance(section, list) else [section]:
             lines.append(f"[[{name}]]" if isinstance(section, list) else f"[{name}]")

@@ -40,6 +40,29 @@ TEST(Optimiser, AdamWFollowsItsEquations) {
   EXPECT_NEAR(two.matrix[0][0].item<double>(), value, 1e-6);
 }
 
+TEST(Optimiser, LateDecayFollowsItsEquations) {
+  TwoTensors two;
+  TrainSection section;
+  section.optimizer = OptimiserKind::adamw_late_decay;
+  section.weight_decay = 0.1;
+  section.beta2 = 0.98;
+  section.eps = 1e-2;  // large enough to see where it stands
+  const auto groups = flatten_into_groups(two.parameters, section);
+  const auto optimiser = make_optimiser(section, two.parameters, groups);
+  double value = 1.0, m = 0, v = 0;
+  for (int step = 0; step < 3; ++step) {
+    const double gradient = 0.5 - step, lr = 0.01;
+    two.parameters.gradients().fill_(gradient);
+    optimiser->step(step, lr);
+    m = section.beta1 * m + (1 - section.beta1) * gradient;
+    v = section.beta2 * v + (1 - section.beta2) * gradient * gradient;
+    const double rate = lr * std::sqrt(1 - std::pow(section.beta2, step + 1)) / (1 - std::pow(section.beta1, step + 1));
+    value -= rate * m / (std::sqrt(v) + section.eps);
+    value -= lr * section.weight_decay * value;
+  }
+  EXPECT_NEAR(two.matrix[0][0].item<double>(), value, 1e-6);
+}
+
 TEST(Optimiser, VectorsAreNotDecayedAndGroupsHaveTheirOwnRates) {
   TwoTensors two;
   TrainSection section;
