@@ -21,7 +21,7 @@ namespace mmtune::golden {
 /// differed.
 class Case {
  public:
-  /// Throws Error on a file that is missing or damaged.
+  /// Throws Error on a file that is missing or damaged. A case whose JSON lists no tensors may be a JSON alone.
   explicit Case(const std::filesystem::path& json);
 
   const std::string& name() const { return name_; }
@@ -46,6 +46,8 @@ class Case {
   /// "grad.", forward for everything else. A tensor that the case does not hold is not compared.
   void compare(const std::string& tensor, const at::Tensor& got);
   void fail(const std::string& message) { failures_.push_back(message); }
+  /// The same for what is no tensor: fails where `got` is not `expected`, and tells both.
+  void check(const std::string& what, const Json& got, const Json& expected);
   /// To be called once, at the end: what was neither used nor compared.
   void finish();
 
@@ -73,6 +75,8 @@ struct Kind {
 
 /// The kinds of a method; one file each.
 std::vector<Kind> mope_kinds();
+std::vector<Kind> apt_operator_kinds();
+std::vector<Kind> apt_task_kinds();
 
 /// Of all methods. The first that takes a case runs it.
 std::vector<Kind> all_kinds();

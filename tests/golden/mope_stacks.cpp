@@ -147,7 +147,8 @@ std::unique_ptr<experts::Expert> deep_prompts(Case& golden, const std::string& o
                                               Bindings& bindings) {
   const Tensor table = golden.take("weight." + official);  // [layers, l, D]
   const auto recipe = experts::expert_recipe("prompt");
-  recipe->read_config({{"peft_type", "MMTUNE_DEEP_PROMPT"}, {"num_virtual_tokens", table.size(1)}}, golden.name());
+  // As tokens of the blocks, which the cases look at.
+  recipe->read_config({{"peft_type", "MMTUNE_DEEP_PROMPT"}, {"num_virtual_tokens", table.size(1)}, {"once", false}}, golden.name());
   auto expert = recipe->build(backbone, at::detail::createCPUGenerator(1));
   for (const nn::SequenceSite* site : backbone.sites().sequences)
     bindings.bind(official, tensor_of(*expert, site->name + ".prompt_embeddings"),

@@ -115,7 +115,7 @@ void Bindings::bind(const std::string& official, const at::Tensor& ours, const V
   bound_.push_back({official, ours, official_view ? official_view : View(same), our_view ? our_view : View(same)});
   const Bound& last = bound_.back();
   const at::NoGradGuard no_grad;
-  const std::string stored = golden_.has("weight." + official) ? "weight." : "buffer.";
+  const std::string stored = golden_.has(weights_ + official) ? weights_ : "buffer.";
   const at::Tensor value = last.official_view(golden_.take(stored + official));
   at::Tensor target = last.our_view(ours.detach());
   if (target.sizes() != value.sizes()) throw Error({.what = "bound tensors differ in shape", .where = official});
@@ -159,7 +159,7 @@ void Bindings::compare_after_step(const std::function<double(const std::string&)
   const at::NoGradGuard no_grad;
   for (const std::string& official : officials()) {
     if (!golden_.has("after_step." + official)) continue;
-    const at::Tensor start = golden_.take("weight." + official) * factor(official);
+    const at::Tensor start = golden_.take(weights_ + official) * factor(official);
     golden_.compare("after_step." + official, gathered(official, start, [](const at::Tensor& ours) { return ours.detach(); }));
   }
 }

@@ -25,8 +25,9 @@ using View = std::function<at::Tensor(const at::Tensor&)>;
 /// Official tensors bound to leaves of ours.
 class Bindings {
  public:
-  explicit Bindings(Case& golden) : golden_(golden) {}
-  /// Copies the official value in. `official` is the name without "weight.".
+  /// `weights` is what the names of the case's parameters begin with.
+  explicit Bindings(Case& golden, std::string weights = "weight.") : golden_(golden), weights_(std::move(weights)) {}
+  /// Copies the official value in. `official` is the name without that.
   void bind(const std::string& official, const at::Tensor& ours, const View& official_view = {}, const View& our_view = {});
   /// Compares the gradients of all bound tensors with "grad.…": parts of an official tensor that nothing is bound to must have none.
   void compare_gradients();
@@ -45,6 +46,7 @@ class Bindings {
   std::set<std::string> officials() const;
   at::Tensor gathered(const std::string& official, at::Tensor start, const std::function<at::Tensor(const at::Tensor&)>& of) const;
   Case& golden_;
+  std::string weights_;
   std::vector<Bound> bound_;
 };
 
