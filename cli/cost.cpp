@@ -165,6 +165,8 @@ Command cost_command() {
                              {.help = "price these kinds of expert, with the recipe's backbones", .value = "KINDS", .comma = true});
             arguments.option("--tokens", &options->cost.tokens,
                              {.help = "length of a text (128, or what the backbone has positions for)", .value = "N", .min = 1});
+            arguments.option("--patches", &options->cost.patches,
+                             {.help = "patches of a picture, where the backbone takes any size", .value = "N", .min = 1});
             arguments.option("--seconds", &options->cost.seconds, {.help = "length of a sound (4)", .value = "S", .min = 0});
             arguments.option("--classes", &options->cost.outputs, {.help = "outputs of the head (2)", .value = "N", .min = 1});
             arguments.option("--measure", &options->cost.measure, {.help = "time N training steps", .value = "N", .min = 0});

@@ -1,9 +1,14 @@
-// mmtune import DIR: a folder of HuggingFace PEFT as a run, or as an expert's folder where it has no head.
+// mmtune import DIR: a folder of HuggingFace PEFT as a run, or as an expert's folder where it has no head. mmtune import FILE: a published
+// checkpoint of ViLT or METER, pickled by torch.save, as a model folder.
 
+#include <filesystem>
 #include <memory>
 
 #include "arguments.h"
 #include "commands.h"
+#include "core/error.h"
+#include "io/checkpoint.h"
+#include "io/published_models.h"
 #include "print.h"
 #include "report/table.h"
 #include "train/exchange.h"
@@ -14,11 +19,46 @@ namespace {
 
 struct Options {
   train::ImportOptions from;
-  std::string folder, out;
+  std::string folder, out, tokenizer;
+  io::PublishedOptions published;
   bool json = false;
 };
 
+int run_published(const Options& options) {
+  if (!options.from.backbone.empty() || !options.from.classes.empty() || options.from.multi_label)
+    throw UsageError({.what = "--backbone, --classes and --multi-label",
+                      .where = options.folder,
+                      .expected = "a folder of PEFT",
+                      .got = "a file, whose tensors make a model of their own"});
+  const std::filesystem::path tokenizer = options.tokenizer.empty() ? std::filesystem::path() : io::resolve_model(options.tokenizer);
+  const io::ImportedCheckpoint imported = io::import_published(options.folder, options.out, tokenizer, options.published);
+  if (options.json) {
+    print_json({{"folder", options.out},
+                {"what", "model"},
+                {"architecture", imported.model.architecture},
+                {"tensors", imported.tensors},
+                {"parameters", imported.parameters}});
+    return 0;
+  }
+  const std::string encoder = imported.model.image_encoder.empty() ? "" : " with " + imported.model.image_encoder;
+  print(options.out + ": " + imported.model.architecture + encoder + ", " + std::to_string(imported.tensors) + " tensors, " +
+        report::human_count(static_cast<double>(imported.parameters)) + " parameters\n");
+  if (tokenizer.empty())
+    print("The folder has no tokenizer; copy one into it, or import again with --tokenizer " +
+          std::string(imported.model.architecture == "vilt" ? "bert-base-uncased" : "roberta-base") + "\n");
+  return 0;
+}
+
 int run(Options& options) {
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(options.folder, ignored)) return run_published(options);
+  if (options.from.backbone.empty())
+    throw UsageError({.what = "--backbone is missing", .where = "import", .expected = "the model that the folder's expert was trained on"});
+  if (!options.tokenizer.empty() || options.published.image_size || options.published.heads || options.published.image_encoder)
+    throw UsageError({.what = "--tokenizer, --image-size, --heads and --image-encoder",
+                      .where = options.folder,
+                      .expected = "a published checkpoint's file",
+                      .got = "no file"});
   options.from.folder = options.folder;
   options.from.out = options.out;
   const train::Imported imported = train::import_peft(options.from);
@@ -45,23 +85,35 @@ int run(Options& options) {
 
 Command import_command() {
   return {.name = "import",
-          .summary = "a folder of HuggingFace PEFT as a run",
+          .summary = "a folder of HuggingFace PEFT as a run, or a published ViLT or METER checkpoint as a model folder",
           .example =
               "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported\n"
-              "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported --classes no,yes",
+              "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported --classes no,yes\n"
+              "mmtune import vilt_200k_mlm_itm.ckpt --tokenizer bert-base-uncased --out models/vilt\n"
+              "mmtune import meter_clip16_288_roberta_pretrain.ckpt --tokenizer roberta-base --image-size 384 --out models/meter-384",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("DIR", &options->folder,
-                                 {.help = "the folder with adapter_config.json and adapter_model.safetensors", .required = true});
-            arguments.option("--backbone", &options->from.backbone,
-                             {.help = "the model that it was trained on: a folder, or a bundled or cached model's name",
-                              .required = true,
-                              .value = "MODEL"});
+                                 {.help = "the folder with adapter_config.json and adapter_model.safetensors, or a checkpoint's file, of "
+                                          "which the tensors are read and nothing is executed",
+                                  .required = true});
+            arguments.option(
+                "--backbone", &options->from.backbone,
+                {.help = "the model that PEFT's expert was trained on: a folder, or a bundled or cached model's name", .value = "MODEL"});
             arguments.option("-o,--out", &options->out, {.help = "the folder to make", .required = true, .value = "RUN"});
             arguments.option("--classes", &options->from.classes,
                              {.help = "names of the head's outputs in order (those that the folder carries, or id2label of the backbone)",
                               .value = "NAMES",
                               .comma = true});
+            arguments.option("--tokenizer", &options->tokenizer,
+                             {.help = "of a checkpoint's file: the model whose tokenizer it needs", .value = "MODEL"});
+            arguments.option("--image-size", &options->published.image_size,
+                             {.help = "of a checkpoint's file: side of the pictures (what it was trained with)", .value = "N", .min = 1});
+            arguments.option(
+                "--heads", &options->published.heads,
+                {.help = "of a checkpoint's file: attention heads (told by the file, or one for 64 of the width)", .value = "N", .min = 1});
+            arguments.option("--image-encoder", &options->published.image_encoder,
+                             {.help = "of METER's file: refuse another image encoder than clip or swin", .value = "NAME"});
             arguments.flag("--multi-label", options->from.multi_label, "an example has any number of the labels");
             arguments.flag("--json", options->json, "print JSON");
             return [options](const Session&) { return run(*options); };

@@ -1,5 +1,6 @@
 // mmtune preprocess MODEL: exactly the tensors that the model would get.
 
+#include <algorithm>
 #include <memory>
 #include <span>
 
@@ -113,24 +114,40 @@ void add_texts(const Options& options, const std::filesystem::path& model, const
 
 void add_images(const std::filesystem::path& model, const Inputs& inputs, Outputs& outputs) {
   const auto processor = vision::ImageProcessor::open(model);
-  std::vector<float> values;
+  std::vector<vision::PixelValues> pictures;
   std::int64_t height = 0, width = 0;
   for (const data::MediaRef& reference : inputs.images) {
     const std::string bytes = data::read_media(reference);
     const vision::Image image = vision::decode_image(std::as_bytes(std::span(bytes)), reference.display());
-    const vision::PixelValues pixels = (*processor)(image);
-    if (values.empty()) {
-      height = pixels.height;
-      width = pixels.width;
+    pictures.push_back((*processor)(image));
+    const vision::PixelValues& pixels = pictures.back();
+    if (pictures.size() == 1 || processor->pads()) {
+      height = std::max(height, pixels.height);
+      width = std::max(width, pixels.width);
     } else if (pixels.height != height || pixels.width != width) {
       throw Error({.what = "the model's processor keeps the pictures' own sizes, so that they make no batch",
                    .where = reference.display(),
                    .expected = std::to_string(width) + "×" + std::to_string(height),
                    .got = std::to_string(pixels.width) + "×" + std::to_string(pixels.height)});
     }
-    values.insert(values.end(), pixels.values.begin(), pixels.values.end());
   }
-  outputs.add("pixel_values", io::DType::f32, {static_cast<std::int64_t>(inputs.images.size()), 3, height, width}, values);
+  const auto count = static_cast<std::int64_t>(pictures.size());
+  const auto plane = static_cast<std::size_t>(height * width);
+  std::vector<float> values(pictures.size() * 3 * plane);
+  std::vector<std::int64_t> mask(pictures.size() * plane);
+  for (std::size_t i = 0; i < pictures.size(); ++i) {
+    const vision::PixelValues& pixels = pictures[i];
+    const auto rows = static_cast<std::size_t>(pixels.height), columns = static_cast<std::size_t>(pixels.width);
+    const auto across = static_cast<std::size_t>(width);
+    for (std::size_t row = 0; row < rows; ++row) {
+      for (std::size_t channel = 0; channel < 3; ++channel)
+        std::copy_n(pixels.values.begin() + static_cast<std::ptrdiff_t>((channel * rows + row) * columns), columns,
+                    values.begin() + static_cast<std::ptrdiff_t>((i * 3 + channel) * plane + row * across));
+      std::fill_n(mask.begin() + static_cast<std::ptrdiff_t>(i * plane + row * across), columns, 1);
+    }
+  }
+  outputs.add("pixel_values", io::DType::f32, {count, 3, height, width}, values);
+  if (processor->pads()) outputs.add("pixel_mask", io::DType::i64, {count, height, width}, mask);
 }
 
 void add_sounds(const Options& options, const std::filesystem::path& model, const Inputs& inputs, Outputs& outputs) {

@@ -14,6 +14,8 @@ std::string_view name_of(Modality modality) {
       return "image";
     case Modality::audio:
       return "audio";
+    case Modality::text_image:
+      return "text and image";
   }
   MMTUNE_ASSERT(false);
   return "";

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "io/checkpoint.h"
@@ -18,7 +19,8 @@
 
 namespace mmtune::backbones {
 
-enum class Modality { text, image, audio };
+/// `text_image`: one backbone that reads a text and a picture together.
+enum class Modality { text, image, audio, text_image };
 std::string_view name_of(Modality modality);
 
 /// A batch for a backbone. Text and sound come as the rows of a layout (packed: real tokens or samples only); pictures as [B, 3, H, W].
@@ -29,15 +31,21 @@ struct ModelInputs {
   at::Tensor position_ids;    ///< [N] int64; undefined: the architecture's own numbering of each sequence
   at::Tensor inputs_embeds;   ///< [N, D] instead of input_ids
   at::Tensor pixel_values;    ///< [B, C, H, W] float32
-  nn::Layout audio_layout;    ///< of samples
-  at::Tensor input_values;    ///< [N] float32, the samples
+  /// Height and width in pixels of each picture, which lies in the upper left corner of its share of pixel_values; empty: all fill it.
+  std::vector<std::pair<std::int64_t, std::int64_t>> picture_sizes;
+  std::int64_t image_type = 1;  ///< text_image: the modality type of the pictures (1; 2 for the second picture of a pair)
+  nn::Layout audio_layout;      ///< of samples
+  at::Tensor input_values;      ///< [N] float32, the samples
 };
 
 struct ModelOutputs {
   at::Tensor last_hidden_state;  ///< [N, D], or [B, D] where the context reads only the pooled rows
   nn::Layout layout;
   at::Tensor pooler_output;  ///< [B, D]; undefined where the checkpoint has no pooler
-  at::Tensor embeds;         ///< [B, E]: pooler_output projected into the space that several towers share; undefined where there is none
+  /// text_image with two streams: the picture's rows, those above being the text's.
+  at::Tensor image_hidden_state;
+  nn::Layout image_layout;
+  at::Tensor embeds;  ///< [B, E]: pooler_output projected into the space that several towers share; undefined where there is none
 };
 
 enum class Pooling { automatic, first, mean, patches, pooler, all, projection };
@@ -49,15 +57,19 @@ struct BackboneInfo {
   std::int64_t layers = 0;
   std::int64_t heads = 0;
   bool has_pooler = false;
+  std::int64_t pooled = 0;      ///< width of pooler_output; 0: that of the tokens
   std::int64_t projected = 0;   ///< width of the space that several towers share; 0: the checkpoint has no projection into one
   bool has_class_token = true;  ///< row 0 of a sequence stands for the whole of it
   /// What `automatic` means for this architecture where it is not `first` for pictures and `mean` for everything else.
   Pooling usual_pooling = Pooling::automatic;
-  std::int64_t max_length = 0;    ///< text: positions; pictures: tokens of a picture; sound: no limit
+  std::int64_t max_length = 0;    ///< text: positions (text_image too); pictures: tokens of a picture; sound: no limit
   std::int64_t least_length = 1;  ///< sound: samples of the shortest that gives a row
   /// The token whose first place stands for a text, where there is one; what follows it changes nothing.
   std::optional<std::int64_t> end_token;
   std::int64_t image_height = 0, image_width = 0, image_channels = 0;
+  bool any_image_size = false;  ///< the size above is the one that positions were learned for; others are taken as they come
+  std::int64_t patch_height = 0, patch_width = 0;  ///< where any_image_size
+  std::int64_t max_patches = 0;                    ///< of a picture; 0: as many as it has
 };
 
 using TensorMap = std::map<std::string, at::Tensor>;
@@ -75,6 +87,8 @@ class Backbone {
   /// Multiply-accumulates of the linear maps and attention products of one example with `tokens` rows (pictures: pass info().max_length;
   /// sound: samples). `read_first`: only the class token of the last block is read.
   virtual std::int64_t macs(std::int64_t tokens, bool read_first) const = 0;
+  /// What embedding a picture of `patches` patches costs, where macs() does not know how many of its tokens are patches.
+  virtual std::int64_t picture_macs(std::int64_t) const { return 0; }
   /// The part of macs() through which gradients flow back where all blocks learn; what lies below them is frozen and has none.
   virtual std::int64_t block_macs(std::int64_t tokens, bool read_first) const { return macs(tokens, read_first); }
   /// Rows of the token matrix that `tokens` give: the same number, unless an input's own front makes fewer of them (sound: of samples).

@@ -12,7 +12,8 @@ namespace mmtune::backbones {
 
 ClipTower::ClipTower(const ClipShape& shape, const nn::Weights& root, std::string_view projection, std::int64_t projected) : shape_(shape) {
   const nn::Weights weights = root / projection;
-  if (weights.has("weight")) projection_ = std::make_unique<nn::Linear>(weights, shape.width, projected, shape.layers, false);
+  if (projected > 0 && weights.has("weight"))
+    projection_ = std::make_unique<nn::Linear>(weights, shape.width, projected, shape.layers, false);
 }
 
 void ClipTower::list_projection() {

@@ -38,6 +38,8 @@ class ClipImageTower final : public ClipTower {
   /// pixel_values → last_hidden_state, pooler_output, and image_embeds (not normalised) where there is a projection.
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override;
   std::int64_t macs(std::int64_t tokens, bool read_first) const override;
+  /// The tower's last norm, which it applies to the class token alone, of any of its rows.
+  at::Tensor normed(const at::Tensor& rows) const { return norm_after_(rows); }
 
  private:
   std::int64_t patches() const { return (info_.image_height / patch_height_) * (info_.image_width / patch_width_); }

@@ -32,5 +32,7 @@ Architecture clip_text_tower();
 Architecture clip_vision_architecture();
 Architecture clip_text_architecture();
 Architecture wav2vec2_architecture();
+Architecture vilt_architecture();
+Architecture meter_architecture();
 
 }  // namespace mmtune::backbones

@@ -77,6 +77,7 @@ std::string_view task_prefix(std::string_view architecture) {
   if (architecture == "bert") return "bert.";
   if (architecture == "roberta" || architecture == "xlm-roberta") return "roberta.";
   if (architecture == "vit") return "vit.";
+  if (architecture == "vilt") return "vilt.";
   if (architecture == "swin") return "swin.";
   if (architecture == "wav2vec2") return "wav2vec2.";
   return "";

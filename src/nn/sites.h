@@ -130,6 +130,15 @@ struct WordSite {
   std::int64_t first_place = 0;  ///< of a text's first word; more than 0 where rows of keys and values stand in front of it
 };
 
+/// The row in front of every text of a model that fuses a text and a picture, whose last state stands for both. A learned one takes the
+/// place of the embedding of the text's own class token, before the modality's type is added (APT's token4classifier).
+struct FirstTokenSite {
+  std::string name;  ///< "token4classifier"
+  std::int64_t width = 0;
+  at::Tensor usual;  ///< [D], the embedding of the checkpoint's class token: where a learned one begins
+  at::Tensor value;  ///< [D], or [1, 1, D]; undefined: what the text has there
+};
+
 struct InputSite {
   std::string name;  ///< "pixel_values"
   InputHook* hook = nullptr;
@@ -149,6 +158,7 @@ struct SiteTable {
   std::vector<SequenceSite*> sequences;
   std::vector<InputSite*> inputs;
   WordSite* words = nullptr;
+  FirstTokenSite* first_token = nullptr;
   std::vector<TensorSlot> tensors;
 };
 

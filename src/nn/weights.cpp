@@ -140,6 +140,7 @@ io::TensorEntry to_entry(const std::string& name, const at::Tensor& tensor) {
 struct Weights::State {
   std::optional<io::Checkpoint> checkpoint;
   std::string prefix;
+  Weights::Layout layout;
   std::uint64_t seed = 0;
   std::uint64_t drawn = 0;
   double std = 0.02;
@@ -169,7 +170,33 @@ Weights Weights::fresh(std::uint64_t seed, double std, Storage storage) {
 }
 
 Weights Weights::operator/(std::string_view name) const {
-  return {state_, path_.empty() ? std::string(name) : path_ + "." + std::string(name)};
+  return {state_, path_.empty() ? std::string(name) : path_ + "." + std::string(name), top_};
+}
+
+Weights Weights::top() const {
+  return {state_, "", true};
+}
+
+Weights Weights::laid_out(Layout stored) const {
+  MMTUNE_ASSERT(state_->used.empty());
+  state_->layout = std::move(stored);
+  return *this;
+}
+
+Stored Weights::stored(std::string_view name) const {
+  const std::string full = (*this / name).path_;
+  if (state_->layout) return state_->layout(full);
+  return {.name = top_ ? full : state_->prefix + full};
+}
+
+std::optional<std::vector<std::int64_t>> Weights::shape_of(std::string_view name) const {
+  if (!state_->checkpoint) return std::nullopt;
+  const Stored place = stored(name);
+  const io::TensorEntry* entry = state_->checkpoint->find(place.name);
+  if (!entry) return std::nullopt;
+  std::vector<std::int64_t> shape = entry->shape;
+  if (place.parts > 1 && !shape.empty()) shape.front() /= place.parts;
+  return shape;
 }
 
 Weights Weights::operator/(std::int64_t index) const {
@@ -177,7 +204,7 @@ Weights Weights::operator/(std::int64_t index) const {
 }
 
 bool Weights::has(std::string_view name) const {
-  return !state_->checkpoint || state_->checkpoint->find(state_->prefix + (*this / name).path_) != nullptr;
+  return !state_->checkpoint || state_->checkpoint->find(stored(name).name) != nullptr;
 }
 
 at::Tensor Weights::tensor(std::string_view name, at::IntArrayRef shape, Init init) const {
@@ -189,7 +216,6 @@ at::Tensor Weights::matrix(std::string_view name, at::IntArrayRef shape, Init in
 }
 
 at::Tensor Weights::make(std::string_view name, at::IntArrayRef shape, Init init, Storage storage) const {
-  const std::string full = state_->prefix + (*this / name).path_;
   if (!state_->checkpoint) {
     const at::ScalarType type = type_of(storage);
     if (init == Init::zeros) return at::zeros(shape, type);
@@ -198,17 +224,29 @@ at::Tensor Weights::make(std::string_view name, at::IntArrayRef shape, Init init
     // Truncated at two standard deviations, as transformers initialises ViT and BERT-type encoders closely enough.
     return at::empty(shape).normal_(0.0, state_->std, generator).clamp_(-2 * state_->std, 2 * state_->std).to(type);
   }
-  const io::TensorEntry* entry = state_->checkpoint->find(full);
+  const Stored place = stored(name);
+  const io::TensorEntry* entry = state_->checkpoint->find(place.name);
   if (!entry) {
-    state_->missing.push_back(full);
+    state_->missing.push_back(place.name);
     return at::empty(shape);
   }
-  if (at::IntArrayRef(entry->shape) != shape) {
-    state_->misshapen.push_back(full + " (expected " + shape_text(shape) + ", got " + shape_text(entry->shape) + ")");
+  if (place.fit && at::IntArrayRef(entry->shape) != shape) {
+    state_->used.insert(place.name);
+    return place.fit(to_tensor(*entry, state_->checkpoint->mapping_of(*entry)), shape).contiguous();
+  }
+  std::vector<std::int64_t> whole = shape.vec();
+  if (place.parts > 1) whole.front() *= place.parts;
+  if (entry->shape != whole) {
+    state_->misshapen.push_back(place.name + " (expected " + shape_text(whole) + ", got " + shape_text(entry->shape) + ")");
     return at::empty(shape);
   }
-  state_->used.insert(full);
-  return to_stored(*entry, state_->checkpoint->mapping_of(*entry), storage);
+  state_->used.insert(place.name);
+  if (place.parts == 1) return to_stored(*entry, state_->checkpoint->mapping_of(*entry), storage);
+  io::TensorEntry part = *entry;
+  part.shape = shape.vec();
+  const std::size_t bytes = entry->data.size() / static_cast<std::size_t>(place.parts);
+  part.data = entry->data.subspan(bytes * static_cast<std::size_t>(place.part), bytes);
+  return to_stored(part, state_->checkpoint->mapping_of(*entry), storage);
 }
 
 LoadReport Weights::finish() const {

@@ -5,7 +5,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +39,14 @@ at::Tensor to_tensor_exact(const io::TensorEntry& entry);
 /// An entry that points into `tensor` (contiguous, CPU), for writing.
 io::TensorEntry to_entry(const std::string& name, const at::Tensor& tensor);
 
+/// Where a tensor lies in a file that another program laid out: under which name, and in which of `parts` equal blocks of rows.
+struct Stored {
+  std::string name;
+  std::int64_t part = 0, parts = 1;
+  /// Makes a tensor of the shape that is asked for from one of another (a table of positions for another size). Empty: shapes must agree.
+  std::function<at::Tensor(const at::Tensor& tensor, at::IntArrayRef shape)> fit = {};
+};
+
 class Weights {
  public:
   /// Reads from a checkpoint. `prefixes` are tried in order; the first under which `probe` exists is taken ("", "bert.", …).
@@ -54,6 +64,15 @@ class Weights {
   /// A tensor that is large, and that only frozen_matrix() and lookup() (nn/layers.h) read: it may be in half precision.
   at::Tensor matrix(std::string_view name, at::IntArrayRef shape, Init init = Init::normal) const;
   bool has(std::string_view name) const;
+  /// The shape of a tensor of the file; nothing where it has none, or where there is no file.
+  std::optional<std::vector<std::int64_t>> shape_of(std::string_view name) const;
+
+  /// The file's own top, above the prefix that was taken: what stands beside the encoder in a task's checkpoint.
+  Weights top() const;
+  /// The same file read by other names: `stored` tells for a full name (without prefix) where the file keeps it. To be called before any
+  /// tensor is asked for.
+  using Layout = std::function<Stored(const std::string& name)>;
+  Weights laid_out(Layout stored) const;
 
   /// Throws Error listing what is missing and misshapen; otherwise tells what was used.
   LoadReport finish() const;
@@ -61,9 +80,12 @@ class Weights {
  private:
   struct State;
   at::Tensor make(std::string_view name, at::IntArrayRef shape, Init init, Storage storage) const;
-  Weights(std::shared_ptr<State> state, std::string path) : state_(std::move(state)), path_(std::move(path)) {}
+  Weights(std::shared_ptr<State> state, std::string path, bool top = false) : state_(std::move(state)), path_(std::move(path)), top_(top) {}
+  Stored stored(std::string_view name) const;
+
   std::shared_ptr<State> state_;
   std::string path_;
+  bool top_ = false;
 };
 
 }  // namespace mmtune::nn

@@ -26,6 +26,39 @@ std::int64_t rate_of(const Tower& tower) {
   return audio::FeatureExtractor::is_in(folder) ? audio::FeatureExtractor::open(folder)->rate() : usual;
 }
 
+/// The picture of a backbone that takes any size: as many patches as asked for, in the most even rows and columns.
+std::pair<std::int64_t, std::int64_t> patch_grid(const backbones::BackboneInfo& info, const CostOptions& options) {
+  if (!options.patches) return {info.image_height / info.patch_height, info.image_width / info.patch_width};
+  if (info.max_patches > 0 && *options.patches > info.max_patches)
+    throw UsageError({.what = "--patches is more than the backbone takes of a picture",
+                      .where = info.architecture,
+                      .expected = "at most " + std::to_string(info.max_patches),
+                      .got = std::to_string(*options.patches)});
+  std::int64_t rows = 1;
+  for (std::int64_t i = 1; i * i <= *options.patches; ++i)
+    if (*options.patches % i == 0) rows = i;
+  return {rows, *options.patches / rows};
+}
+
+std::int64_t patches_of(const Tower& tower, const CostOptions& options) {
+  const backbones::BackboneInfo& info = tower.backbone().info();
+  if (!info.any_image_size) return 0;
+  const auto [rows, columns] = patch_grid(info, options);
+  return info.max_patches > 0 ? std::min(rows * columns, info.max_patches) : rows * columns;
+}
+
+/// Of a text.
+std::int64_t text_tokens_of(const Tower& tower, const CostOptions& options) {
+  const backbones::BackboneInfo& info = tower.backbone().info();
+  if (!options.tokens) return std::min<std::int64_t>(128, info.max_length);
+  if (*options.tokens > info.max_length)
+    throw UsageError({.what = "--tokens is more than the backbone has positions for",
+                      .where = tower.checkpoint().folder().string(),
+                      .expected = "at most " + std::to_string(info.max_length),
+                      .got = std::to_string(*options.tokens)});
+  return *options.tokens;
+}
+
 /// How long an input is, in the units of Backbone::macs.
 std::int64_t tokens_of(const Tower& tower, const CostOptions& options) {
   const backbones::BackboneInfo& info = tower.backbone().info();
@@ -38,13 +71,8 @@ std::int64_t tokens_of(const Tower& tower, const CostOptions& options) {
                       .expected = "at least " + std::to_string(info.least_length) + " samples",
                       .got = std::to_string(samples)});
   }
-  if (!options.tokens) return std::min<std::int64_t>(128, info.max_length);
-  if (*options.tokens > info.max_length)
-    throw UsageError({.what = "--tokens is more than the backbone has positions for",
-                      .where = tower.checkpoint().folder().string(),
-                      .expected = "at most " + std::to_string(info.max_length),
-                      .got = std::to_string(*options.tokens)});
-  return *options.tokens;
+  const std::int64_t text = text_tokens_of(tower, options);
+  return info.modality == Modality::text_image && info.any_image_size ? text + 1 + patches_of(tower, options) : text;
 }
 
 /// A full batch of distinct random inputs, none of them padded.
@@ -55,11 +83,20 @@ TowerBatch random_inputs(const Tower& tower, const CostOptions& options, at::Gen
   batch.rows = options.batch;
   batch.tokens.assign(static_cast<std::size_t>(options.batch), tokens);
   for (std::int64_t i = 0; i < options.batch; ++i) batch.row.push_back(i);
-  if (info.modality == Modality::text) {
-    batch.inputs.text_layout = nn::Layout::uniform(options.batch, tokens);
+  if (info.modality == Modality::text || info.modality == Modality::text_image) {
+    const std::int64_t length = text_tokens_of(tower, options);
+    batch.inputs.text_layout = nn::Layout::uniform(options.batch, length);
     // Any ids do; every vocabulary has the first few.
-    batch.inputs.input_ids = at::empty({options.batch * tokens}, at::kLong).random_(0, 8, generator);
-    if (info.end_token) batch.inputs.input_ids.view({options.batch, tokens}).select(1, tokens - 1).fill_(*info.end_token);
+    batch.inputs.input_ids = at::empty({options.batch * length}, at::kLong).random_(0, 8, generator);
+    if (info.end_token) batch.inputs.input_ids.view({options.batch, length}).select(1, length - 1).fill_(*info.end_token);
+  }
+  if (info.any_image_size) {
+    const auto [rows, columns] = patch_grid(info, options);
+    batch.patches.assign(static_cast<std::size_t>(options.batch), patches_of(tower, options));
+    batch.inputs.pixel_values =
+        at::empty({options.batch, info.image_channels, rows * info.patch_height, columns * info.patch_width}).normal_(0.0, 1.0, generator);
+  } else if (info.modality == Modality::text) {
+    return batch;
   } else if (info.modality == Modality::audio) {
     batch.inputs.audio_layout = nn::Layout::uniform(options.batch, tokens);
     batch.inputs.input_values = at::empty({options.batch * tokens}).normal_(0.0, 1.0, generator);
@@ -164,8 +201,9 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
   for (const ExpertSection& section : recipe.experts) cost.method += (cost.method.empty() ? "" : " + ") + section.method;
   for (const auto& tower : model.towers()) {
     const std::int64_t tokens = tokens_of(*tower, options);
-    if (tower->modality() == Modality::text) cost.text_tokens = tokens;
-    const PassMacs macs = tower->macs(tokens);
+    if (tower->modality() == Modality::text || tower->modality() == Modality::text_image)
+      cost.text_tokens = text_tokens_of(*tower, options);
+    const PassMacs macs = tower->macs(tokens, patches_of(*tower, options));
     cost.backbone_parameters += tower->backbone().parameter_count();
     cost.training_macs += macs.forward + macs.backward;
     cost.forward_macs += macs.forward;

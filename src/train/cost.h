@@ -13,11 +13,12 @@
 namespace mmtune::train {
 
 struct CostOptions {
-  std::optional<std::int64_t> tokens;  ///< length of a text (128, or as many as the backbone has positions for); pictures have their own
-  double seconds = 4.0;                ///< length of a sound
-  std::int64_t batch = 32;             ///< of the measured step
-  std::int64_t outputs = 2;            ///< width of the head's output
-  std::int64_t measure = 0;            ///< steps to time; 0: nothing is run
+  std::optional<std::int64_t> tokens;   ///< length of a text (128, or as many as the backbone has positions for); pictures have their own
+  double seconds = 4.0;                 ///< length of a sound
+  std::optional<std::int64_t> patches;  ///< of a picture of any size (those of the size that the positions were learned for)
+  std::int64_t batch = 32;              ///< of the measured step
+  std::int64_t outputs = 2;             ///< width of the head's output
+  std::int64_t measure = 0;             ///< steps to time; 0: nothing is run
 };
 
 /// A training step on random inputs without padding, timed in this process.

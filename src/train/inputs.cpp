@@ -58,6 +58,34 @@ void collate_padded(std::span<const InputReader::Item* const> items, const text:
   batch.tokens.assign(items.size(), width);
 }
 
+/// Pictures of any size, each in the upper left corner of what the largest height and width take.
+void collate_any_pictures(std::span<const InputReader::Item* const> items, const backbones::BackboneInfo& info, bool pinned,
+                          TowerBatch& batch) {
+  std::int64_t height = 0, width = 0;
+  bool alike = true;
+  for (const InputReader::Item* item : items) {
+    height = std::max(height, item->pixels.height);
+    width = std::max(width, item->pixels.width);
+  }
+  const auto count = static_cast<std::int64_t>(items.size());
+  batch.inputs.pixel_values = at::empty({count, 3, height, width}, at::TensorOptions(at::kFloat).pinned_memory(pinned));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const vision::PixelValues& pixels = items[static_cast<std::size_t>(i)]->pixels;
+    const at::Tensor source = at::from_blob(const_cast<float*>(pixels.values.data()), {3, pixels.height, pixels.width}, at::kFloat);
+    const at::Tensor target = batch.inputs.pixel_values.select(0, i);
+    const bool fills = pixels.height == height && pixels.width == width;
+    alike = alike && fills;
+    if (!fills) target.zero_();
+    target.slice(1, 0, pixels.height).slice(2, 0, pixels.width).copy_(source);
+    batch.inputs.picture_sizes.emplace_back(pixels.height, pixels.width);
+    std::int64_t patches = pixels.height / info.patch_height * (pixels.width / info.patch_width);
+    if (info.max_patches > 0) patches = std::min(patches, info.max_patches);
+    batch.patches.push_back(patches);
+    batch.tokens[static_cast<std::size_t>(i)] += patches + 1;
+  }
+  if (alike) batch.inputs.picture_sizes.clear();
+}
+
 void collate_pictures(std::span<const InputReader::Item* const> items, const backbones::BackboneInfo& info, bool pinned,
                       TowerBatch& batch) {
   const vision::PixelValues& first = items.front()->pixels;
@@ -65,7 +93,7 @@ void collate_pictures(std::span<const InputReader::Item* const> items, const bac
                                         at::TensorOptions(at::kFloat).pinned_memory(pinned));
   auto* out = batch.inputs.pixel_values.data_ptr<float>();
   for (const InputReader::Item* item : items) out = std::copy(item->pixels.values.begin(), item->pixels.values.end(), out);
-  batch.tokens.assign(items.size(), info.max_length);
+  if (info.modality == Modality::image) batch.tokens.assign(items.size(), info.max_length);
 }
 
 /// Packed: every sound as it would be alone, behind each other. Padded: as transformers pads them, with its mask where it gives one.
@@ -124,13 +152,21 @@ void refuse_lacking(const data::Example& example, const std::string& tower) {
 InputReader::InputReader(const io::Checkpoint& checkpoint, const backbones::BackboneInfo& info, const ReaderOptions& options)
     : info_(info), options_(options) {
   const Modality asked = modality_of(options_.field).value_or(info.modality);
-  if (asked != info.modality)
+  if (info.modality == Modality::text_image && options_.field != InputField::automatic && options_.field != InputField::image_pair)
+    throw UsageError({.what = "the backbone reads a text and a picture at once",
+                      .where = checkpoint.folder().string(),
+                      .expected = "no input field",
+                      .got = std::string(backbones::name_of(asked))});
+  if (asked != info.modality && info.modality != Modality::text_image)
     throw UsageError({.what = "the input field does not fit the backbone",
                       .where = checkpoint.folder().string(),
                       .expected = std::string(backbones::name_of(info.modality)),
                       .got = std::string(backbones::name_of(asked))});
   if (options_.field == InputField::automatic && info.modality == Modality::image) options_.field = InputField::image;
-  if (info.modality == Modality::image) {
+  if (info.modality == Modality::text_image) {
+    processor_ = vision::ImageProcessor::open(checkpoint.folder());
+    open_tokenizer(checkpoint.folder());
+  } else if (info.modality == Modality::image) {
     processor_ = vision::ImageProcessor::open(checkpoint.folder());
   } else if (info.modality == Modality::audio) {
     options_.field = InputField::audio;
@@ -160,21 +196,28 @@ void InputReader::open_tokenizer(const std::filesystem::path& folder) {
 }
 
 const data::MediaRef* InputReader::media(const data::Example& example) const {
-  if (tokenizer_) return nullptr;
+  if (info_.modality == Modality::text) return nullptr;
   const auto& ref = extractor_ ? example.audio : options_.field == InputField::image_pair ? example.image_pair : example.image;
   return ref ? &*ref : nullptr;
 }
 
 bool InputReader::has(const data::Example& example) const {
-  if (!tokenizer_) return media(example) != nullptr;
+  if (info_.modality != Modality::text && media(example) == nullptr) return false;
+  if (!reads_text()) return true;
   return options_.field == InputField::text_pair ? example.text_pair.has_value() : example.text.has_value();
 }
 
 std::string InputReader::key(const data::Example& example) const {
-  if (!tokenizer_) {
+  std::string key;
+  if (info_.modality != Modality::text) {
     const data::MediaRef& ref = *media(example);
-    return ref.file.string() + '\0' + ref.member + '\0' + std::to_string(ref.offset) + '\0' + std::to_string(ref.size);
+    key = ref.file.string() + '\0' + ref.member + '\0' + std::to_string(ref.offset) + '\0' + std::to_string(ref.size);
   }
+  if (!reads_text()) return key;
+  return info_.modality == Modality::text ? text_key(example) : key + '\0' + text_key(example);
+}
+
+std::string InputReader::text_key(const data::Example& example) const {
   if (options_.field == InputField::text_pair) return *example.text_pair;
   if (options_.field == InputField::automatic && example.text_pair) return *example.text + '\0' + *example.text_pair;
   return *example.text;
@@ -183,9 +226,10 @@ std::string InputReader::key(const data::Example& example) const {
 void InputReader::add_content(const data::Example& example, Fingerprint& fingerprint) const {
   if (const data::MediaRef* const ref = media(example)) {
     fingerprint.add_field(data::read_media(*ref));
-    return;
+    if (!reads_text()) return;
   }
-  const Item item = read(example);
+  Item item;
+  read_text(example, item);
   for (const std::vector<std::int64_t>* const numbers : {&item.ids, &item.type_ids}) {
     fingerprint.add_field(static_cast<std::int64_t>(numbers->size()));
     for (const std::int64_t number : *numbers) fingerprint.add_field(number);
@@ -195,18 +239,33 @@ void InputReader::add_content(const data::Example& example, Fingerprint& fingerp
 InputReader::Item InputReader::read(const data::Example& example) const try {
   if (extractor_) return read_sound(*media(example));
   Item item;
-  if (processor_) {
-    const data::MediaRef& ref = *media(example);
-    const std::string bytes = data::read_media(ref);
-    item.pixels = (*processor_)(vision::decode_image(bytes_of(bytes), ref.display()));
-    if (item.pixels.height != info_.image_height || item.pixels.width != info_.image_width)
-      throw Error({.what = "the processor makes pictures of another size than the backbone takes",
-                   .where = ref.display(),
-                   .expected = std::to_string(info_.image_height) + "x" + std::to_string(info_.image_width),
-                   .got = std::to_string(item.pixels.height) + "x" + std::to_string(item.pixels.width),
-                   .hint = "see preprocessor_config.json"});
-    return item;
+  if (processor_) read_picture(*media(example), item);
+  if (tokenizer_) read_text(example, item);
+  return item;
+} catch (const Error& error) {
+  throw Error({.what = error.what(), .where = "example " + printable(example.id)});
+}
+
+void InputReader::read_picture(const data::MediaRef& ref, Item& item) const {
+  const std::string bytes = data::read_media(ref);
+  item.pixels = (*processor_)(vision::decode_image(bytes_of(bytes), ref.display()));
+  const vision::PixelValues& pixels = item.pixels;
+  if (info_.any_image_size) {
+    if (pixels.height >= info_.patch_height && pixels.width >= info_.patch_width) return;
+    throw Error({.what = "the picture is smaller than a patch once it is resized",
+                 .where = ref.display(),
+                 .expected = "at least " + std::to_string(info_.patch_width) + "x" + std::to_string(info_.patch_height),
+                 .got = std::to_string(pixels.width) + "x" + std::to_string(pixels.height)});
   }
+  if (pixels.height != info_.image_height || pixels.width != info_.image_width)
+    throw Error({.what = "the processor makes pictures of another size than the backbone takes",
+                 .where = ref.display(),
+                 .expected = std::to_string(info_.image_height) + "x" + std::to_string(info_.image_width),
+                 .got = std::to_string(pixels.height) + "x" + std::to_string(pixels.width),
+                 .hint = "see preprocessor_config.json"});
+}
+
+void InputReader::read_text(const data::Example& example, Item& item) const {
   const text::EncodeOptions options{.max_length = max_length_, .with_offsets = false};
   text::Encoding encoding;
   if (options_.field == InputField::text_pair) {
@@ -219,9 +278,6 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
   if (encoding.ids.empty()) throw Error({.what = "the text has no tokens", .where = "text"});
   item.ids = std::move(encoding.ids);
   item.type_ids = std::move(encoding.type_ids);
-  return item;
-} catch (const Error& error) {
-  throw Error({.what = error.what(), .where = "example " + printable(example.id)});
 }
 
 InputReader::Item InputReader::read_sound(const data::MediaRef& media) const {
@@ -249,25 +305,29 @@ TowerBatch InputReader::collate(std::span<const Item* const> items) const {
   TowerBatch batch;
   batch.rows = static_cast<std::int64_t>(items.size());
   if (items.empty()) return batch;
-  if (processor_) {
-    collate_pictures(items, info_, pinned_, batch);
-  } else if (extractor_) {
+  if (extractor_) {
     collate_sounds(items, *extractor_, options_.packing, batch);
-  } else if (options_.packing == Packing::packed) {
+  } else if (reads_text() && options_.packing == Packing::packed) {
     collate_packed(items, batch);
-  } else {
+  } else if (reads_text()) {
     collate_padded(items, *tokenizer_, batch);
+  }
+  if (processor_ && info_.any_image_size) {
+    collate_any_pictures(items, info_, pinned_, batch);
+  } else if (processor_) {
+    collate_pictures(items, info_, pinned_, batch);
   }
   return batch;
 }
 
 std::string InputReader::describe() const {
-  if (processor_) return processor_->describe();
+  const std::string picture = processor_ ? processor_->describe() : "";
+  if (processor_ && !reads_text()) return picture;
   if (extractor_)
     return extractor_->describe() + (options_.max_seconds ? ", at most " + std::to_string(*options_.max_seconds) + " s" : "") +
            (options_.packing == Packing::packed ? ", packed" : ", padded");
-  return "text of at most " + std::to_string(max_length_) + " tokens, field " + std::to_string(static_cast<int>(options_.field)) +
-         (options_.packing == Packing::packed ? ", packed" : ", padded");
+  return picture + (picture.empty() ? "" : ", ") + "text of at most " + std::to_string(max_length_) + " tokens, field " +
+         std::to_string(static_cast<int>(options_.field)) + (options_.packing == Packing::packed ? ", packed" : ", padded");
 }
 
 Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64_t> indices) const {

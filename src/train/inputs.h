@@ -31,11 +31,12 @@ struct FeatureStore {
 /// One tower's share of a batch. Rows are the distinct inputs (or one an example, BatchReader::Source::by_example); `row` says which of
 /// them an example has.
 struct TowerBatch {
-  std::vector<std::int64_t> row;     ///< one an example; -1: the example lacks this modality
-  std::int64_t rows = 0;             ///< distinct inputs
-  backbones::ModelInputs inputs;     ///< of all rows, unless `stored`
-  std::vector<std::int64_t> tokens;  ///< of each row, as Backbone::macs counts them
-  std::vector<std::int64_t> stored;  ///< where all rows lie in the tower's FeatureStore, instead of inputs
+  std::vector<std::int64_t> row;      ///< one an example; -1: the example lacks this modality
+  std::int64_t rows = 0;              ///< distinct inputs
+  backbones::ModelInputs inputs;      ///< of all rows, unless `stored`
+  std::vector<std::int64_t> tokens;   ///< of each row, as Backbone::macs counts them
+  std::vector<std::int64_t> patches;  ///< of each row's picture where pictures differ in size; else empty
+  std::vector<std::int64_t> stored;   ///< where all rows lie in the tower's FeatureStore, instead of inputs
 };
 
 struct Batch {
@@ -91,6 +92,10 @@ class InputReader {
 
  private:
   void open_tokenizer(const std::filesystem::path& folder);
+  bool reads_text() const { return tokenizer_ != nullptr; }
+  void read_text(const data::Example& example, Item& item) const;
+  void read_picture(const data::MediaRef& ref, Item& item) const;
+  std::string text_key(const data::Example& example) const;
   Item read_sound(const data::MediaRef& media) const;
 
   backbones::BackboneInfo info_;

@@ -64,7 +64,8 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
     throw UsageError({.what = "the main tower of a pair of pictures must read pictures",
                       .where = "backbone.main",
                       .got = section.main + ", which reads " + std::string(backbones::name_of(modality_of(towers_, 0)))});
-  if (!pair && towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1) && modality_of(towers_, 0) != Modality::audio) {
+  const bool shared = !pair && towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1);
+  if (shared && (modality_of(towers_, 0) == Modality::image || modality_of(towers_, 0) == Modality::text)) {
     const bool pictures = modality_of(towers_, 0) == Modality::image;
     if (main == InputField::automatic) main = pictures ? InputField::image : InputField::text;
     if (condition == InputField::automatic) condition = pictures ? InputField::image_pair : InputField::text_pair;
@@ -224,8 +225,11 @@ PassMacs Model::macs(const Batch& batch) const {
   PassMacs total;
   for (std::size_t t = 0; t < batch.towers.size(); ++t) {
     if (!batch.towers[t].stored.empty()) continue;
-    for (const std::int64_t tokens : batch.towers[t].tokens) {
-      const PassMacs row = towers_[t < towers_.size() ? t : 0]->macs(tokens);  // the second picture of a pair comes last
+    const TowerBatch& part = batch.towers[t];
+    for (std::size_t i = 0; i < part.tokens.size(); ++i) {
+      // The second picture of a pair comes last.
+      const Tower& tower = *towers_[t < towers_.size() ? t : 0];
+      const PassMacs row = tower.macs(part.tokens[i], part.patches.empty() ? 0 : part.patches[i]);
       total.forward += row.forward;
       total.backward += row.backward;
     }

@@ -13,7 +13,7 @@ using backbones::Pooling;
 
 const std::vector<Choice<Pooling>>& poolings() {
   static const std::vector<Choice<Pooling>> choices = {
-      {"automatic", Pooling::automatic, "first for pictures, mean for text and sound; CLIP: pooler, Swin: mean"},
+      {"automatic", Pooling::automatic, "first for pictures, mean for text and sound; CLIP, ViLT, METER: pooler, Swin: mean"},
       {"first", Pooling::first, "the class token"},
       {"mean", Pooling::mean, "the mean over the real tokens"},
       {"pooler", Pooling::pooler, "the checkpoint's own pooler"},

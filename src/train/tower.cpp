@@ -107,6 +107,7 @@ const experts::Expert* Tower::conditional() const {
 std::int64_t Tower::width() const {
   const backbones::BackboneInfo& info = backbone_->info();
   if (pooling_ == Pooling::projection) return info.projected;
+  if (pooling_ == Pooling::pooler && info.pooled > 0) return info.pooled;
   return pooling_ == Pooling::all ? info.max_length * info.width : info.width;
 }
 
@@ -135,8 +136,8 @@ std::string Tower::describe() const {
          (precision_ == nn::MatmulPrecision::high && nn::split_kernel() != nullptr ? "split products, " : "") + reader_->describe();
 }
 
-PassMacs Tower::macs(std::int64_t tokens) const {
-  const auto forward = static_cast<double>(backbone_->macs(tokens, reads_first()));
+PassMacs Tower::macs(std::int64_t tokens, std::int64_t patches) const {
+  const auto forward = static_cast<double>(backbone_->macs(tokens, reads_first()) + backbone_->picture_macs(patches));
   PassMacs total{.forward = forward};
   total.backward = static_cast<double>(backbone_->block_macs(tokens, reads_first())) * backward_share_;
   for (const auto& expert : experts_) {

@@ -60,7 +60,8 @@ class Tower {
   /// What besides the backbone's weights decides the features of a tower without experts.
   std::string describe() const;
   /// Operations of one row of `tokens` tokens in training.
-  PassMacs macs(std::int64_t tokens) const;
+  /// `patches`: of its picture, where pictures differ in size (TowerBatch::patches).
+  PassMacs macs(std::int64_t tokens, std::int64_t patches = 0) const;
 
  private:
   /// Whether an expert works beside the backbone: it reads all rows, and what it hands from block to block cannot be computed again.

@@ -18,17 +18,17 @@ struct Registration {
 };
 
 constexpr std::array registrations = {
-    Registration{"ViTImageProcessor", make_vit_processor},
-    Registration{"ViTFeatureExtractor", make_vit_processor},
-    Registration{"CLIPImageProcessor", make_clip_processor},
-    Registration{"CLIPFeatureExtractor", make_clip_processor},
+    Registration{"ViTImageProcessor", make_vit_processor},   Registration{"ViTFeatureExtractor", make_vit_processor},
+    Registration{"CLIPImageProcessor", make_clip_processor}, Registration{"CLIPFeatureExtractor", make_clip_processor},
+    Registration{"ViltImageProcessor", make_vilt_processor}, Registration{"ViltFeatureExtractor", make_vilt_processor},
 };
 
 // Processors that folders without a type are given, by config.json's model_type.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 4> defaults = {{{"vit", "ViTImageProcessor"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 5> defaults = {{{"vit", "ViTImageProcessor"},
                                                                                     {"swin", "ViTImageProcessor"},
                                                                                     {"clip", "CLIPImageProcessor"},
-                                                                                    {"clip_vision_model", "CLIPImageProcessor"}}};
+                                                                                    {"clip_vision_model", "CLIPImageProcessor"},
+                                                                                    {"vilt", "ViltImageProcessor"}}};
 
 std::string known_types() {
   std::string list;

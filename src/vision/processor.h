@@ -28,6 +28,9 @@ class ImageProcessor {
   virtual ~ImageProcessor() = default;
   /// Exactly transformers' processor: resize (if do_resize), rescale, normalise, in its order and arithmetic.
   virtual PixelValues operator()(const Image& image) const = 0;
+  /// Whether transformers' processor makes a batch of pictures of different sizes by padding them on the right and at the bottom with
+  /// zeros, with a pixel_mask beside it.
+  virtual bool pads() const { return false; }
   /// One line that tells every setting, for cache keys and run records.
   virtual std::string describe() const = 0;
 };

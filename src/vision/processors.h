@@ -11,5 +11,6 @@ namespace mmtune::vision {
 
 std::unique_ptr<ImageProcessor> make_vit_processor(const Json& config, const std::string& where);
 std::unique_ptr<ImageProcessor> make_clip_processor(const Json& config, const std::string& where);
+std::unique_ptr<ImageProcessor> make_vilt_processor(const Json& config, const std::string& where);
 
 }  // namespace mmtune::vision

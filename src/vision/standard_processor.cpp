@@ -1,4 +1,5 @@
-// The processors that resize, crop, rescale and normalise: ViT's (Swin's too) and CLIP's, which differ in their defaults alone.
+// The processors that resize, crop, rescale and normalise: ViT's (Swin's too) and CLIP's, which differ in their defaults alone, and ViLT's,
+// which keeps the picture's proportions up to whole patches.
 // transformers' PIL backend is the reference.
 
 #include <algorithm>
@@ -19,8 +20,10 @@ namespace {
 struct Settings {
   std::string type;
   std::optional<Size> size;  // none: not resized
+  std::int64_t divisor = 0;  // over 0: both sides are brought down to a multiple, and the longer one is bounded (ViLT)
   Filter filter = Filter::bilinear;
   std::optional<Size> crop;  // none: not cropped
+  bool pads = false;
   std::optional<double> rescale_factor;
   std::optional<std::array<double, 3>> mean;  // with std; none: not normalised
   std::array<double, 3> std = {};
@@ -80,8 +83,11 @@ class StandardProcessor final : public ImageProcessor {
     return look_up_cropped(resize(image, size.width, size.height, settings_.filter));
   }
 
+  bool pads() const override { return settings_.pads; }
+
   std::string describe() const override {
     std::string line = settings_.type;
+    if (settings_.divisor > 0) line += " size_divisor=" + std::to_string(settings_.divisor);
     if (settings_.size) line += " size=" + shape(*settings_.size) + " resample=" + std::string(filter_name(settings_.filter));
     if (settings_.crop) line += " crop_size=" + shape(*settings_.crop);
     if (settings_.rescale_factor) line += " rescale_factor=" + number(*settings_.rescale_factor);
@@ -110,6 +116,7 @@ class StandardProcessor final : public ImageProcessor {
   Size target_of(const Image& image) const {
     const Size& size = *settings_.size;
     if (size.shortest_edge == 0) return size;
+    if (settings_.divisor > 0) return whole_patches(image);
     const std::int64_t shorter = std::min(image.height, image.width), longer = std::max(image.height, image.width);
     const auto other = static_cast<std::int64_t>(static_cast<double>(size.shortest_edge * longer) / static_cast<double>(shorter));
     if (other > max_resized_pixels / size.shortest_edge)
@@ -118,6 +125,29 @@ class StandardProcessor final : public ImageProcessor {
                    .got = std::to_string(image.width) + " x " + std::to_string(image.height)});
     return image.width <= image.height ? Size{.height = other, .width = size.shortest_edge}
                                        : Size{.height = size.shortest_edge, .width = other};
+  }
+
+  /// The shorter edge as asked for, unless the longer one would exceed 1333/800 of it; then down to multiples of the divisor.
+  Size whole_patches(const Image& image) const {
+    const auto shortest = static_cast<double>(settings_.size->shortest_edge);
+    const auto longest = static_cast<double>(static_cast<std::int64_t>(1333.0 / 800.0 * shortest));
+    const auto height = static_cast<double>(image.height), width = static_cast<double>(image.width);
+    // Products in the reference's order, which decides how halves are rounded.
+    double scale = shortest / std::min(height, width);
+    double new_height = height < width ? shortest : scale * height, new_width = height < width ? scale * width : shortest;
+    if (std::max(new_height, new_width) > longest) {
+      scale = longest / std::max(new_height, new_width);
+      new_height = scale * new_height;
+      new_width = scale * new_width;
+    }
+    const auto down = [this](double length) { return static_cast<std::int64_t>(length + 0.5) / settings_.divisor * settings_.divisor; };
+    const Size target{.height = down(new_height), .width = down(new_width)};
+    if (target.height < 1 || target.width < 1)
+      throw Error({.what = "the picture is too thin to be resized with its proportions",
+                   .where = settings_.type,
+                   .expected = "both sides at least " + std::to_string(settings_.divisor) + " pixels once resized",
+                   .got = std::to_string(image.width) + " x " + std::to_string(image.height)});
+    return target;
   }
 
   PixelValues look_up_cropped(const Image& image) const {
@@ -157,17 +187,27 @@ struct Defaults {
   bool crops;
   std::optional<Size> crop_size;
   std::array<double, 3> mean, std;
+  bool pads = false;  // makes batches of pictures of different sizes
+  std::int64_t divisor = 0;
 };
 
 std::unique_ptr<ImageProcessor> make_standard(const Json& config, const std::string& where, const Defaults& defaults) {
   const ProcessorFields fields(config, where);
-  if (fields.flag("do_pad", false)) throw Error({.what = "do_pad is not supported for " + defaults.type, .where = where});
-  Settings settings{.type = defaults.type};
+  Settings settings{.type = defaults.type, .pads = fields.flag("do_pad", defaults.pads)};
+  if (settings.pads && !defaults.pads) throw Error({.what = "do_pad is not supported for " + defaults.type, .where = where});
   if (fields.flag("do_resize", true)) {
     settings.size = fields.size("size", defaults.size, defaults.number);
     settings.filter = fields.filter("resample", defaults.filter);
+    if (defaults.divisor > 0) {
+      constexpr double largest = 4096;
+      const double divisor = fields.number("size_divisor", static_cast<double>(defaults.divisor));
+      if (divisor < 0 || divisor > largest || divisor != std::floor(divisor))
+        throw Error({.what = "size_divisor is no divisor", .where = where, .expected = "an integer of at most 4096"});
+      settings.divisor = divisor == 0 ? defaults.divisor : static_cast<std::int64_t>(divisor);
+      if (settings.size->shortest_edge == 0) throw Error({.what = "size has no shortest_edge", .where = where});
+    }
   }
-  if (fields.flag("do_center_crop", defaults.crops)) {
+  if (defaults.divisor == 0 && fields.flag("do_center_crop", defaults.crops)) {  // ViLT's processor never crops
     settings.crop = fields.size("crop_size", defaults.crop_size.value_or(Size{}));
     if (settings.crop->height == 0) throw Error({.what = "do_center_crop needs a crop_size of fixed height and width", .where = where});
   }
@@ -206,6 +246,20 @@ std::unique_ptr<ImageProcessor> make_clip_processor(const Json& config, const st
                         .crop_size = Size{.height = 224, .width = 224},
                         .mean = {0.48145466, 0.4578275, 0.40821073},
                         .std = {0.26862954, 0.26130258, 0.27577711}});
+}
+
+std::unique_ptr<ImageProcessor> make_vilt_processor(const Json& config, const std::string& where) {
+  return make_standard(config, where,
+                       {.type = "ViltImageProcessor",
+                        .size = {.shortest_edge = 384},
+                        .number = Number::shortest_edge,
+                        .filter = Filter::bicubic,
+                        .crops = false,
+                        .crop_size = std::nullopt,
+                        .mean = {0.5, 0.5, 0.5},
+                        .std = {0.5, 0.5, 0.5},
+                        .pads = true,
+                        .divisor = 32});
 }
 
 }  // namespace mmtune::vision

@@ -163,6 +163,12 @@ CLIP_CONFIGS = {
     "no_crop": {"do_center_crop": False, "size": {"shortest_edge": 48}},
     "no_normalize": {"do_normalize": False, "do_rescale": False},
 }
+VILT_CONFIGS = {
+    "standard": {},
+    "small": {"size": {"shortest_edge": 50}, "size_divisor": 8},
+    "odd": {"size": {"shortest_edge": 33}, "size_divisor": 7, "resample": 2},
+    "no_resize": {"do_resize": False, "do_normalize": False},
+}
 VIT_CONFIGS = CONFIGS | {
     "swin": {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": {"height": 224, "width": 224}},
     "proportions": {"size": {"shortest_edge": 50}},
@@ -171,11 +177,12 @@ VIT_CONFIGS = CONFIGS | {
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), [("ViT", name) for name in VIT_CONFIGS] + [("CLIP", name) for name in CLIP_CONFIGS]
+    ("family", "name"),
+    [("ViT", name) for name in VIT_CONFIGS] + [("CLIP", name) for name in CLIP_CONFIGS] + [("Vilt", name) for name in VILT_CONFIGS],
 )
 def test_processors_equal_transformers(family, name, store, tmp_path):
     transformers = pytest.importorskip("transformers")
-    configs = {"ViT": VIT_CONFIGS, "CLIP": CLIP_CONFIGS}[family]
+    configs = {"ViT": VIT_CONFIGS, "CLIP": CLIP_CONFIGS, "Vilt": VILT_CONFIGS}[family]
     reference = getattr(transformers, f"{family}ImageProcessorPil")(**configs[name])
     reference.save_pretrained(tmp_path)
     items = [item for item in pictures.everything() if item[0].endswith(("_33x47_420.jpg", "exif_6.jpg", "rgb_64.png", "rgba_131.png"))]
@@ -192,6 +199,22 @@ def test_a_picture_too_thin_for_its_proportions_is_refused(store, tmp_path):
     thin = pictures.encode(Image.new("RGB", (1, 20000)), "PNG")
     (result,) = run_tool(["process", tmp_path], store([("thin.png", thin)]), np.float32)
     assert isinstance(result, str) and "too thin" in result and "1 x 20000" in result
+
+
+def test_a_padded_batch_equals_transformers(store, tmp_path, mmtune):
+    """Pictures of three sizes: pixels and mask."""
+    transformers = pytest.importorskip("transformers")
+    from safetensors.numpy import load_file
+
+    reference = transformers.ViltImageProcessorPil(size={"shortest_edge": 40}, size_divisor=8)
+    reference.save_pretrained(tmp_path)
+    made = [Image.fromarray(np.random.default_rng(i).integers(0, 256, size + (3,), dtype=np.uint8)) for i, size in enumerate([(30, 50), (70, 40), (45, 45)])]
+    paths = store([(f"{i}.png", pictures.encode(image, "PNG")) for i, image in enumerate(made)])
+    arguments = [item for path in paths for item in ("--image", path)]
+    done = mmtune("preprocess", tmp_path, *arguments, "--out", tmp_path / "x.safetensors")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = load_file(tmp_path / "x.safetensors"), reference(made, return_tensors="np")
+    assert np.array_equal(ours["pixel_values"], theirs["pixel_values"]) and np.array_equal(ours["pixel_mask"], theirs["pixel_mask"])
 
 
 def processor_with(folder, config, model=None):
@@ -221,6 +244,7 @@ def test_spellings_of_the_standard_processor(config, tmp_path):
 def test_untyped_processor_follows_the_model(tmp_path):
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "vit"}).stdout.startswith("ViTImageProcessor size=32x32")
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "swin"}).stdout.startswith("ViTImageProcessor size=32x32")
+    assert processor_with(tmp_path, {"size": 32}, {"model_type": "vilt"}).stdout.startswith("ViltImageProcessor size_divisor=32 size=shortest_edge:32")
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "clip"}).stdout.startswith("CLIPImageProcessor size=shortest_edge:32")
     result = processor_with(tmp_path, {"size": 32}, {"model_type": "bert"})
     assert result.returncode == 1 and "bert" in result.stderr
@@ -237,6 +261,9 @@ def test_untyped_processor_follows_the_model(tmp_path):
         ({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224, "longest_edge": 300}}, "size"),
         ({"image_processor_type": "CLIPImageProcessor", "crop_size": {"shortest_edge": 224}}, "crop_size"),
         ({"image_processor_type": "ViTImageProcessor", "size": 0}, "size"),
+        ({"image_processor_type": "ViltImageProcessor", "size": {"height": 384, "width": 384}}, "shortest_edge"),
+        ({"image_processor_type": "ViltImageProcessor", "size_divisor": -32}, "size_divisor"),
+        ({"image_processor_type": "ViltImageProcessor", "size_divisor": 1.5}, "size_divisor"),
         ({"image_processor_type": "ViTImageProcessor", "size": 10**9}, "size"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 9}, "resample"),
         ({"image_processor_type": "ViTImageProcessor", "do_resize": "yes"}, "do_resize"),
