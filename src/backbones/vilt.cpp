@@ -229,7 +229,7 @@ class Vilt final : public Backbone {
     // A model that knows no second picture gives it the type of the first, as the released code begins with.
     const at::Tensor picture_type = modality_types_.select(0, std::min(inputs.image_type, shape_.modality_types - 1));
     const at::Tensor pixels = input_.hook ? input_.hook->apply(inputs.pixel_values, context) : inputs.pixel_values;
-    const PictureRows pictures = pictures_(pixels, inputs.picture_sizes, padded);
+    const PictureRows pictures = pictures_(pixels, inputs.picture_sizes, padded, context);
     const nn::Layout& text = inputs.text_layout;
     MMTUNE_ASSERT(static_cast<std::int64_t>(pictures.selection.counts.size()) == text.batch());
 

@@ -8,6 +8,7 @@
 
 #include "backbones/patches.h"
 #include "core/error.h"
+#include "nn/layers.h"
 
 namespace mmtune::backbones {
 
@@ -75,8 +76,8 @@ at::Tensor ViltPictures::positions(std::int64_t rows, std::int64_t columns) cons
   return at::upsample_bilinear2d(grid, {rows, columns}, true).view({shape_.width, rows * columns}).t();
 }
 
-PictureRows ViltPictures::operator()(const at::Tensor& pixels, const std::vector<std::pair<std::int64_t, std::int64_t>>& sizes,
-                                     bool padded) const {
+PictureRows ViltPictures::operator()(const at::Tensor& pixels, const std::vector<std::pair<std::int64_t, std::int64_t>>& sizes, bool padded,
+                                     const nn::Context& context) const {
   const std::int64_t batch = pixels.size(0), rows = pixels.size(2) / shape_.patch_height, columns = pixels.size(3) / shape_.patch_width;
   MMTUNE_ASSERT(sizes.empty() || static_cast<std::int64_t>(sizes.size()) == batch);
   std::vector<std::pair<std::int64_t, std::int64_t>> grids(static_cast<std::size_t>(batch), {rows, columns});
@@ -96,7 +97,7 @@ PictureRows ViltPictures::operator()(const at::Tensor& pixels, const std::vector
 
   at::Tensor patches = patches_of(pixels, shape_.patch_height, shape_.patch_width).view({batch * rows * columns, -1});
   if (!everything) patches = patches.index_select(0, nn::beside(at::tensor(taken, at::kLong), pixels));
-  const at::Tensor embedded = at::linear(patches, projection_.view({shape_.width, -1}), projection_bias_);
+  const at::Tensor embedded = nn::frozen_matrix(patches, projection_.view({shape_.width, -1}), projection_bias_, context.matmul_precision);
   if (everything) {
     result.patches = (embedded.view({batch, rows * columns, -1}) + positions(rows, columns)).view({-1, shape_.width});
     return result;

@@ -51,7 +51,8 @@ class ViltPictures {
   ViltPictures(const PatchShape& shape, const nn::Weights& embeddings);
   /// pixels [B, C, H, W]; `sizes` [B] in pixels, or empty where all pictures fill it. Throws Error on a size without a patch or beyond the
   /// pixels.
-  PictureRows operator()(const at::Tensor& pixels, const std::vector<std::pair<std::int64_t, std::int64_t>>& sizes, bool padded) const;
+  PictureRows operator()(const at::Tensor& pixels, const std::vector<std::pair<std::int64_t, std::int64_t>>& sizes, bool padded,
+                         const nn::Context& context) const;
   void list(nn::SiteTable& table);
   const PatchShape& shape() const { return shape_; }
 
