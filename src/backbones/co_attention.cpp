@@ -10,12 +10,12 @@ CoAttentionLayer::Attended::Attended(const CoAttentionShape& shape, const nn::We
     : attention(w / "self", shape.width, shape.heads, layer),
       output(w / "output" / "dense", shape.width, shape.width, layer),
       norm(w / "output" / "LayerNorm", shape.width, shape.epsilon),
-      site{.name = (w / "output").path(), .role = role, .width = shape.width, .layer = layer} {}
+      site{.name = (w / "output").path(), .role = role, .width = shape.width, .layer = layer, .normed = true} {}
 
 at::Tensor CoAttentionLayer::Attended::operator()(const at::Tensor& x, const at::Tensor& rows, const nn::Layout& query_layout,
                                                   const nn::Layout& key_layout, const nn::Context& context) const {
   const at::Tensor attended = attention(x, rows, query_layout, key_layout, context);
-  return norm(site(output(attended, context), x, query_layout, context) + x);
+  return site.behind_norm(norm(site(output(attended, context), x, query_layout, context) + x), x, query_layout, context);
 }
 
 void CoAttentionLayer::Attended::list(nn::SiteTable& table) {
@@ -32,7 +32,7 @@ CoAttentionLayer::CoAttentionLayer(const CoAttentionShape& shape, const nn::Weig
       up_(w / "intermediate" / "dense", shape.width, shape.inner, layer),
       down_(w / "output" / "dense", shape.inner, shape.width, layer),
       norm_(w / "output" / "LayerNorm", shape.width, shape.epsilon),
-      feed_forward_site_{.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer},
+      feed_forward_site_{.name = (w / "output").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer, .normed = true},
       sequence_{.name = w.path(), .width = shape.width, .layer = layer, .prompt_position = 1, .last = layer + 1 == shape.layers} {}
 
 void CoAttentionLayer::operator()(nn::Tokens& tokens, const OtherStream& other, bool first_only, const nn::Context& context) const {
@@ -46,7 +46,8 @@ void CoAttentionLayer::operator()(nn::Tokens& tokens, const OtherStream& other, 
   at::Tensor x = self_(tokens.rows, all, tokens.layout, own, context);
   x = cross_(x, other.rows, tokens.layout, other.layout, context);
   const at::Tensor inner = nn::activate(up_(x, context), activation_);
-  tokens.rows = norm_(feed_forward_site_(down_(inner, context), x, tokens.layout, context) + x);
+  const at::Tensor sum = feed_forward_site_(down_(inner, context), x, tokens.layout, context) + x;
+  tokens.rows = feed_forward_site_.behind_norm(norm_(sum), x, tokens.layout, context);
 }
 
 void CoAttentionLayer::list(nn::SiteTable& table) {

@@ -28,6 +28,7 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"MMTUNE_LADDER", "ladder"},
                                    {"MMTUNE_MOPE", "mope"},
                                    {"MMTUNE_APT", "apt"},
+                                   {"MMTUNE_CLASS_TOKEN", "class_token"},
                                    {"MMTUNE_BITFIT", "bitfit"},
                                    {"MMTUNE_FULL", "full"},
                                    {"MMTUNE_LINEAR", "linear"}};

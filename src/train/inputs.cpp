@@ -312,6 +312,8 @@ TowerBatch InputReader::collate(std::span<const Item* const> items) const {
   } else if (reads_text()) {
     collate_padded(items, *tokenizer_, batch);
   }
+  // A model that reads both halves of a pair gives the second picture a type of its own.
+  if (info_.modality == Modality::text_image && options_.field == InputField::image_pair) batch.inputs.image_type = 2;
   if (processor_ && info_.any_image_size) {
     collate_any_pictures(items, info_, pinned_, batch);
   } else if (processor_) {

@@ -60,7 +60,7 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
   // Two towers of one modality share a pair: the first reads its first half, the second the other.
   InputField main = section.main_input, condition = section.condition_input;
   const bool pair = recipe.task == "pair";
-  if (pair && modality_of(towers_, 0) != Modality::image)
+  if (pair && modality_of(towers_, 0) != Modality::image && modality_of(towers_, 0) != Modality::text_image)
     throw UsageError({.what = "the main tower of a pair of pictures must read pictures",
                       .where = "backbone.main",
                       .got = section.main + ", which reads " + std::string(backbones::name_of(modality_of(towers_, 0)))});

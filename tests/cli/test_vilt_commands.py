@@ -130,6 +130,8 @@ KINDS = [
     {"method": "prompt", "length": 3},
     {"method": "prompt", "length": 3, "deep": True},
     {"method": "ladder"},
+    {"method": "apt", "prompts": 5, "rank": 2},
+    {"method": "class_token"},
 ]
 
 
