@@ -126,6 +126,11 @@ TensorMap model_outputs(const Options& options, TensorMap& inputs, const TensorM
     const std::string fingerprint = options.any_backbone ? "" : io::backbone_fingerprint(checkpoint);
     experts::OpenedExpert opened = experts::open_expert(options.expert, *backbone, fingerprint, options.any_backbone);
     expert = std::move(opened.expert);
+    if (!expert->complementary_widths().empty())
+      throw Error({.what = "this expert works with a second tower, which is not here",
+                   .where = options.expert,
+                   .got = std::string(expert->kind()),
+                   .hint = "mmtune predict asks a run with all its towers"});
     if (!opened.head.empty())
       log_warning(options.expert + ": its head (" + opened.head.front().name + ", …) is left out; mmtune import makes a run of both");
   }

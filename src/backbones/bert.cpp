@@ -10,6 +10,7 @@
 #include "backbones/named_inputs.h"
 #include "backbones/post_norm_block.h"
 #include "backbones/registry.h"
+#include "backbones/stepwise.h"
 #include "core/error.h"
 
 namespace mmtune::backbones {
@@ -68,7 +69,7 @@ constexpr PostNormNames block_names{.attention = "attention.self",
                                     .feed_forward_site = "output",
                                     .norm = "output.LayerNorm"};
 
-class Bert final : public Backbone {
+class Bert final : public Backbone, public Stepwise {
  public:
   Bert(const Config& config, const nn::Weights& w, Family family)
       : shape_(read_shape(config, family)),
@@ -102,8 +103,19 @@ class Bert final : public Backbone {
   }
 
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
-    nn::Tokens tokens = embed(inputs, context);
+    nn::Tokens tokens = enter(inputs, context);
     run_blocks(blocks_, tokens, context.read == nn::ReadRows::first, context);
+    return leave(tokens, context);
+  }
+
+  nn::Tokens enter(const ModelInputs& inputs, const nn::Context& context) const override { return embed(inputs, context); }
+  void step(std::int64_t block, nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const override {
+    blocks_.at(static_cast<std::size_t>(block))->step(tokens, wanted, context);
+  }
+  nn::KeyValueRows keys_values(std::int64_t block, const at::Tensor& rows, const nn::Context& context) const override {
+    return blocks_.at(static_cast<std::size_t>(block))->keys_values(rows, context);
+  }
+  ModelOutputs leave(const nn::Tokens& tokens, const nn::Context& context) const override {
     ModelOutputs outputs{.last_hidden_state = tokens.rows, .layout = tokens.layout};
     if (pooler_) outputs.pooler_output = at::tanh((*pooler_)(nn::first_rows(tokens.rows, tokens.layout), context));
     return outputs;

@@ -24,15 +24,27 @@ PostNormBlock::PostNormBlock(const PostNormShape& shape, const PostNormNames& na
 
 void PostNormBlock::operator()(nn::Tokens& tokens, bool first_only, const nn::Context& context) const {
   if (sequence_.hook) sequence_.hook->before_block(tokens, context);
+  if (!first_only) {
+    step(tokens, tokens.prompts_end ? StepRows::without_prompts : StepRows::all, context);
+    if (sequence_.hook) sequence_.hook->after_block(tokens, context);
+    return;
+  }
   const at::Tensor x = tokens.rows;
   const nn::Layout key_layout = tokens.layout;
-  if (first_only) {
-    tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
-  } else if (tokens.prompts_end) {
-    tokens.remove_prompts();
-  }
+  tokens = {nn::first_rows(x, key_layout), nn::Layout::uniform(key_layout.batch(), 1)};
   tokens.rows = feed_forward(attend(tokens.rows, x, tokens.layout, key_layout, context), tokens.layout, context);
-  if (sequence_.hook && !first_only) sequence_.hook->after_block(tokens, context);
+}
+
+void PostNormBlock::step(nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const {
+  const at::Tensor x = tokens.rows;
+  const nn::Layout key_layout = tokens.layout;
+  keep(tokens, wanted);
+  tokens.rows = feed_forward(attend(tokens.rows, x, tokens.layout, key_layout, context), tokens.layout, context);
+}
+
+nn::KeyValueRows PostNormBlock::keys_values(const at::Tensor& rows, const nn::Context& context) const {
+  const std::vector<at::Tensor> qkv = self_attention_.project(rows, rows, context);
+  return {qkv[1], qkv[2]};
 }
 
 at::Tensor PostNormBlock::attend(const at::Tensor& x, const at::Tensor& all, const nn::Layout& query_layout, const nn::Layout& key_layout,

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backbones/stepwise.h"
 #include "nn/self_attention.h"
 
 namespace mmtune::backbones {
@@ -30,6 +31,9 @@ class PostNormBlock {
 
   /// `first_only`: only row 0 of every sequence is wanted; the tokens are these rows afterwards.
   void operator()(nn::Tokens& tokens, bool first_only, const nn::Context& context) const;
+  /// As Stepwise has them.
+  void step(nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const;
+  nn::KeyValueRows keys_values(const at::Tensor& rows, const nn::Context& context) const;
   void list(nn::SiteTable& table);
 
  private:

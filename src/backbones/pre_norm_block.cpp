@@ -44,25 +44,33 @@ PreNormBlock::PreNormBlock(const PreNormShape& shape, const PreNormNames& names,
 
 void PreNormBlock::operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const {
   if (sequence_.hook) sequence_.hook->before_block(tokens, context);
-  at::Tensor x = tokens.rows;
-  const nn::Layout key_layout = tokens.layout;
-  const at::Tensor all = norm_before_(x);
-  at::Tensor queries = all;
-  if (only.defined()) {
-    const at::Tensor rows = nn::beside(rows_at(only, tokens), x);
-    x = x.index_select(0, rows);
-    queries = all.index_select(0, rows);
-    tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
-  } else if (tokens.prompts_end && !sequence_.causal) {
-    nn::Tokens normed = tokens;
-    normed.rows = all;
-    normed.remove_prompts();
-    tokens.remove_prompts();
-    x = tokens.rows;
-    queries = normed.rows;
+  if (!only.defined()) {
+    step(tokens, tokens.prompts_end && !sequence_.causal ? StepRows::without_prompts : StepRows::all, context);
+    if (sequence_.hook) sequence_.hook->after_block(tokens, context);
+    return;
   }
+  const nn::Layout key_layout = tokens.layout;
+  const at::Tensor all = norm_before_(tokens.rows), rows = nn::beside(rows_at(only, tokens), tokens.rows);
+  const at::Tensor x = tokens.rows.index_select(0, rows), queries = all.index_select(0, rows);
+  tokens = {x, nn::Layout::uniform(key_layout.batch(), 1)};
   finish(tokens, x, queries, self_attention_(queries, all, tokens.layout, key_layout, context, {.causal = sequence_.causal}), context);
-  if (sequence_.hook && !only.defined()) sequence_.hook->after_block(tokens, context);
+}
+
+void PreNormBlock::step(nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const {
+  const nn::Layout key_layout = tokens.layout;
+  nn::Tokens normed = tokens;
+  normed.rows = norm_before_(tokens.rows);
+  const at::Tensor all = normed.rows;
+  keep(normed, wanted);
+  keep(tokens, wanted);
+  finish(tokens, tokens.rows, normed.rows,
+         self_attention_(normed.rows, all, tokens.layout, key_layout, context, {.causal = sequence_.causal}), context);
+}
+
+nn::KeyValueRows PreNormBlock::keys_values(const at::Tensor& rows, const nn::Context& context) const {
+  const at::Tensor normed = norm_before_(rows);
+  const std::vector<at::Tensor> qkv = self_attention_.project(normed, normed, context);
+  return {qkv[1], qkv[2]};
 }
 
 void PreNormBlock::operator()(nn::Tokens& tokens, const nn::Context& context, const Attend& attend) const {

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backbones/stepwise.h"
 #include "nn/self_attention.h"
 
 namespace mmtune::backbones {
@@ -43,6 +44,10 @@ class PreNormBlock {
   /// `only` [B]: the position, prompts not counted, of the one row of every sequence whose output is wanted; the tokens are these rows
   /// afterwards. Undefined: all rows. In a causal block it is the last row.
   void operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const;
+
+  /// As Stepwise has them.
+  void step(nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const;
+  nn::KeyValueRows keys_values(const at::Tensor& rows, const nn::Context& context) const;
 
   /// Normed rows [N, D] → what the attention makes of them before its output map, [N, D]. The tokens tell layout and prompts.
   using Attend = std::function<at::Tensor(const nn::SelfAttention& attention, const at::Tensor& normed, const nn::Tokens& tokens)>;

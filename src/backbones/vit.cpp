@@ -6,6 +6,7 @@
 #include "backbones/patches.h"
 #include "backbones/pre_norm_block.h"
 #include "backbones/registry.h"
+#include "backbones/stepwise.h"
 #include "core/error.h"
 
 namespace mmtune::backbones {
@@ -44,7 +45,7 @@ Shape read_shape(const Config& config) {
   return shape;
 }
 
-class Vit final : public Backbone {
+class Vit final : public Backbone, public Stepwise {
  public:
   Vit(const Config& config, const nn::Weights& w)
       : shape_(read_shape(config)),
@@ -90,9 +91,20 @@ class Vit final : public Backbone {
   }
 
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override {
-    nn::Tokens tokens = embed(inputs.pixel_values, context);
+    nn::Tokens tokens = enter(inputs, context);
     const at::Tensor class_tokens = context.read == nn::ReadRows::first ? at::zeros({tokens.layout.batch()}, at::kLong) : at::Tensor();
     run_blocks(blocks_, tokens, class_tokens, context);
+    return leave(tokens, context);
+  }
+
+  nn::Tokens enter(const ModelInputs& inputs, const nn::Context& context) const override { return embed(inputs.pixel_values, context); }
+  void step(std::int64_t block, nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const override {
+    blocks_.at(static_cast<std::size_t>(block))->step(tokens, wanted, context);
+  }
+  nn::KeyValueRows keys_values(std::int64_t block, const at::Tensor& rows, const nn::Context& context) const override {
+    return blocks_.at(static_cast<std::size_t>(block))->keys_values(rows, context);
+  }
+  ModelOutputs leave(const nn::Tokens& tokens, const nn::Context& context) const override {
     ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
     if (pooler_)
       outputs.pooler_output =

@@ -8,6 +8,7 @@
 #include "backbones/post_norm_block.h"
 #include "backbones/pre_norm_block.h"
 #include "backbones/registry.h"
+#include "backbones/stepwise.h"
 #include "backbones/wav2vec2_front.h"
 #include "core/error.h"
 
@@ -114,7 +115,7 @@ class Positions {
   std::pair<at::Tensor, at::Tensor> folded_from_;
 };
 
-class Wav2Vec2 final : public Backbone {
+class Wav2Vec2 final : public Backbone, public Stepwise {
  public:
   Wav2Vec2(const Config& config, const nn::Weights& w)
       : shape_(read_shape(config)),
@@ -166,6 +167,19 @@ class Wav2Vec2 final : public Backbone {
 
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override { return encode(frames(inputs, context), context); }
 
+  nn::Tokens enter(const ModelInputs& inputs, const nn::Context& context) const override { return embed(frames(inputs, context), context); }
+  void step(std::int64_t block, nn::Tokens& tokens, StepRows wanted, const nn::Context& context) const override {
+    const auto at = static_cast<std::size_t>(block);
+    shape_.stable ? pre_norm_.at(at)->step(tokens, wanted, context) : post_norm_.at(at)->step(tokens, wanted, context);
+  }
+  nn::KeyValueRows keys_values(std::int64_t block, const at::Tensor& rows, const nn::Context& context) const override {
+    const auto at = static_cast<std::size_t>(block);
+    return shape_.stable ? pre_norm_.at(at)->keys_values(rows, context) : post_norm_.at(at)->keys_values(rows, context);
+  }
+  ModelOutputs leave(const nn::Tokens& tokens, const nn::Context&) const override {
+    return {.last_hidden_state = shape_.stable ? norm_(tokens.rows) : tokens.rows, .layout = tokens.layout};
+  }
+
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override {
     const nn::Tokens features = frames(sound_inputs(inputs), context);
     const ModelOutputs outputs = encode(features, context);
@@ -192,16 +206,21 @@ class Wav2Vec2 final : public Backbone {
     return tokens;
   }
 
-  ModelOutputs encode(const nn::Tokens& features, const nn::Context& context) const {
+  /// What enters the first block.
+  nn::Tokens embed(const nn::Tokens& features, const nn::Context& context) const {
     nn::Tokens tokens{projection_(features.rows, context), features.layout};
     if (const at::Tensor& mask = tokens.layout.key_mask(); mask.defined())
       tokens.rows = tokens.rows.masked_fill(mask.logical_not().view({-1, 1}), 0.0);
     tokens.rows = tokens.rows + positions_(tokens);
     if (!shape_.stable) tokens.rows = norm_(tokens.rows);
+    return tokens;
+  }
+
+  ModelOutputs encode(const nn::Tokens& features, const nn::Context& context) const {
+    nn::Tokens tokens = embed(features, context);
     run_blocks(pre_norm_, tokens, at::Tensor(), context);
     run_blocks(post_norm_, tokens, false, context);
-    if (shape_.stable) tokens.rows = norm_(tokens.rows);
-    return {.last_hidden_state = tokens.rows, .layout = tokens.layout};
+    return leave(tokens, context);
   }
 
   Shape shape_;

@@ -29,6 +29,8 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"MMTUNE_MOPE", "mope"},
                                    {"MMTUNE_APT", "apt"},
                                    {"MMTUNE_CLASS_TOKEN", "class_token"},
+                                   {"MMTUNE_BLIND_PROMPT", "blind_prompt"},
+                                   {"MMTUNE_PMF", "pmf"},
                                    {"MMTUNE_BITFIT", "bitfit"},
                                    {"MMTUNE_FULL", "full"},
                                    {"MMTUNE_LINEAR", "linear"}};
