@@ -82,6 +82,7 @@ std::string modalities_of(const data::Example& example) {
   add(example.image.has_value(), "image");
   add(example.image_pair.has_value(), "image_pair");
   add(example.audio.has_value(), "audio");
+  add(example.video.has_value(), "video");
   return out;
 }
 

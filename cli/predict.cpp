@@ -22,7 +22,7 @@ namespace {
 struct Options {
   Question question;
   ModelOptions model;
-  std::optional<std::string> text, text_pair, image, image_pair, audio;
+  std::optional<std::string> text, text_pair, image, image_pair, audio, video;
   std::int64_t top = 5;
   std::int64_t batch = 32;
   bool json = false;
@@ -64,6 +64,7 @@ data::Example example_of(const Options& options) {
   example.image = media(options.image);
   example.image_pair = media(options.image_pair);
   example.audio = media(options.audio);
+  example.video = media(options.video);
   return example;
 }
 
@@ -116,11 +117,11 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
 }
 
 int run(const Options& options, const Session& session) {
-  const bool one = options.text || options.text_pair || options.image || options.image_pair || options.audio;
+  const bool one = options.text || options.text_pair || options.image || options.image_pair || options.audio || options.video;
   if (one == !options.question.data.empty())
     throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict",
                       .where = "predict",
-                      .expected = "--text, --text-pair, --image, --image-pair or --audio, or --data MANIFEST"});
+                      .expected = "--text, --text-pair, --image, --image-pair, --audio or --video, or --data MANIFEST"});
   const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   return one ? predict_one(options, opened) : predict_many(options, opened);
@@ -143,6 +144,7 @@ Command predict_command() {
             arguments.option("--text-pair", &options->text_pair, {.help = "its second half", .value = "TEXT"});
             arguments.option("--image", &options->image, {.help = "a picture: JPEG, PNG or WebP", .value = "FILE"});
             arguments.option("--image-pair", &options->image_pair, {.help = "a second picture", .value = "FILE"});
+            arguments.option("--video", &options->video, {.help = "a video: a file, or a folder with a picture a frame", .value = "PATH"});
             arguments.option("--audio", &options->audio, {.help = "a sound: WAV, FLAC or Ogg", .value = "FILE"});
             arguments.option("--data", &options->question.data,
                              {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});

@@ -48,7 +48,13 @@ class Reading {
   }
 
  private:
-  void take(const Row& row) {
+  void take(const Row& given) {
+    std::optional<Row> numbered;
+    if (options_.where.contains("row_number") && !given.fields.contains("row_number")) {
+      numbered = given;
+      numbered->fields["row_number"] = seen_;
+    }
+    const Row& row = numbered ? *numbered : given;
     ++seen_;
     if (!where_.passes(row.fields, join_ != nullptr)) return;
     try {

@@ -12,14 +12,15 @@
 
 namespace mmtune::data {
 
-/// How to read one split. The format is told by the path: *.jsonl, *.json (a list), *.csv, *.tsv, or a folder (subfolder = class).
+/// How to read one split. The format is told by the path: *.jsonl, *.json (a list, or an object whose keys are ids), *.csv, *.tsv, or a
+/// folder (subfolder = class).
 struct ReadOptions {
   std::string path;
   /// Our field → the file's field: {"image": "picture", "label": "class_name"}. Unmapped names are the manifest's own. A name with braces
   /// is a text that fields of the row are put into: {"image": "pictures/{photo}.jpg"}; a row that lacks one of them has no such field.
   std::map<std::string, std::string> columns;
-  /// Whether a mapped text, text_pair, image, image_pair or audio column that no row has is an Error (a misspelt name would otherwise
-  /// drop a modality in silence). Off for prediction, where a file may lack what the training file had.
+  /// Whether a mapped text, text_pair, image, image_pair, audio or video column that no row has is an Error (a misspelt name would
+  /// otherwise drop a modality in silence). Off for prediction, where a file may lack what the training file had.
   bool columns_must_exist = true;
   /// A second file whose rows are joined by a key: a row of `path` that lacks a field gets that of the row of `join_path` with the same
   /// `join_key` (never its id). Media paths of the second file are relative to its own folder.
@@ -27,7 +28,8 @@ struct ReadOptions {
   std::string join_key;
   std::string join_other_key;  ///< the key's name in `join_path`; empty: `join_key`
   /// Keep only rows whose field passes: {"split": "train"}. The value is compared as text; it may start with an operator:
-  /// "!=x", "=x", and for numbers "<3600", "<=3599", ">3599", ">=3600". A row without the field does not pass.
+  /// "!=x", "=x", and for numbers "<3600", "<=3599", ">3599", ">=3600". A row without the field does not pass. row_number counts
+  /// the file's rows from 0 where they have no such field.
   std::map<std::string, std::string> where;
   std::map<std::string, std::string> join_where;  ///< the same for the rows of `join_path`, before the join
   /// Label names in order. Empty: those found, sorted (numbers numerically); a label outside a given list is an Error with file and line.

@@ -10,7 +10,7 @@
 
 namespace mmtune::data {
 
-/// Where the encoded bytes of a picture or sound lie: a whole file (size == 0 and offset == 0), or a range of an uncompressed tar.
+/// Where the encoded bytes of a picture, sound or video lie: a whole file (size == 0 and offset == 0), or a range of an uncompressed tar.
 struct MediaRef {
   std::filesystem::path file;
   std::string member;  ///< member of the archive, empty for a plain file
@@ -26,6 +26,7 @@ struct Example {
   std::optional<MediaRef> image;
   std::optional<MediaRef> image_pair;
   std::optional<MediaRef> audio;
+  std::optional<MediaRef> video;     ///< a file, or a folder with a picture a frame
   std::vector<std::int64_t> labels;  ///< indices into the data set's classes; one for single-label data, none when unlabelled
   std::vector<std::string> answers;  ///< free-text answers as the manifest has them; no part of the classes
 };

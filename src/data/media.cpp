@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "data/dataset.h"
+#include "vision/video.h"
 
 namespace mmtune::data {
 
@@ -128,6 +129,14 @@ MediaIndex::Found MediaIndex::find(MediaRef media) {
   }
   const std::uint64_t bytes = media.size;
   return {std::move(media), bytes};
+}
+
+MediaIndex::Found MediaIndex::find_video(MediaRef media) {
+  std::error_code ignored;
+  if (!media.member.empty() || media.size > 0 || !std::filesystem::is_directory(media.file, ignored)) return find(std::move(media));
+  Found found{.media = std::move(media)};
+  for (const auto& frame : vision::frame_files(found.media.file)) found.bytes += file_size(frame);
+  return found;
 }
 
 std::string read_media(const MediaRef& media, std::size_t max_bytes) {

@@ -50,6 +50,8 @@ class MediaIndex {
   };
   /// Throws Error: the file or member does not exist, is no regular file, or the range goes past its end.
   Found find(MediaRef media);
+  /// The same for a video, which may be a folder with a picture a frame: then `bytes` are those of all its pictures.
+  Found find_video(MediaRef media);
 
  private:
   std::uint64_t file_size(const std::filesystem::path& path);

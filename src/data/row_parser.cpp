@@ -11,11 +11,11 @@ namespace mmtune::data {
 
 namespace {
 
-constexpr std::array<std::string_view, 9> known_fields = {"id",    "text",  "text_pair", "image",  "image_pair",
-                                                          "audio", "label", "labels",    "answers"};
+constexpr std::array<std::string_view, 10> known_fields = {"id",    "text",  "text_pair", "image",  "image_pair",
+                                                           "audio", "video", "label",     "labels", "answers"};
 
 bool is_modality(std::string_view field) {
-  return field.starts_with("text") || field.starts_with("image") || field == "audio";
+  return field.starts_with("text") || field.starts_with("image") || field == "audio" || field == "video";
 }
 
 std::string field_names(const Json& row) {
@@ -55,7 +55,7 @@ RowParser::RowParser(const ReadOptions& options, MediaIndex* media) : options_(o
     if (std::find(known_fields.begin(), known_fields.end(), ours) == known_fields.end()) {
       throw UsageError({.what = "no field of an example",
                         .where = "columns." + printable(ours),
-                        .expected = "one of id, text, text_pair, image, image_pair, audio, label, labels, answers"});
+                        .expected = "one of id, text, text_pair, image, image_pair, audio, video, label, labels, answers"});
     }
     if (theirs.empty()) throw UsageError({.what = "the column's name is empty", .where = "columns." + ours});
     columns_[ours] = theirs;
@@ -152,11 +152,12 @@ ParsedRow RowParser::parse_completed(const Row& row, const Json* joined, const s
   example.image = media(cursor, "image", parsed.media_key);
   example.image_pair = media(cursor, "image_pair", parsed.media_key);
   example.audio = media(cursor, "audio", parsed.media_key);
+  example.video = media(cursor, "video", parsed.media_key);
   take_shard(cursor, parsed);
-  if (!example.text && !example.text_pair && !example.image && !example.image_pair && !example.audio) {
+  if (!example.text && !example.text_pair && !example.image && !example.image_pair && !example.audio && !example.video) {
     std::string hint = "say which field is what with data.columns";
     for (const auto& [ours, theirs] : options_.columns) hint += "; now " + ours + " = \"" + printable(theirs) + "\"";
-    throw Error({.what = "the row has neither text nor image nor audio",
+    throw Error({.what = "the row has neither text nor image nor audio nor video",
                  .where = row.where,
                  .got = "the fields " + field_names(row.fields) + (joined == nullptr ? "" : "; joined: " + field_names(*joined)),
                  .hint = hint});
@@ -205,7 +206,7 @@ std::optional<MediaRef> RowParser::checked(const Cursor& cursor, std::string_vie
   std::uint64_t bytes = media.size;
   if (media_ != nullptr) {
     try {
-      auto found = media_->find(std::move(media));
+      auto found = ours == "video" ? media_->find_video(std::move(media)) : media_->find(std::move(media));
       media = std::move(found.media);
       bytes = found.bytes;
     } catch (const Error& error) {

@@ -55,6 +55,46 @@ bool holds_json_lines(std::istream& in) {
   return false;
 }
 
+/// The keys of an object in the order of the file, which its parsed value has lost.
+class TopKeys final : public nlohmann::json_sax<Json> {
+ public:
+  std::vector<std::string> keys;
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return ++depth_ > 0; }
+  bool start_array(std::size_t) override { return ++depth_ > 0; }
+  bool end_object() override { return --depth_ >= 0; }
+  bool end_array() override { return --depth_ >= 0; }
+  bool key(string_t& name) override {
+    if (depth_ == 1) keys.push_back(name);
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override { return false; }
+
+ private:
+  int depth_ = 0;
+};
+
+/// {"160": {…}, "161": {…}}: a row each, its key the id.
+void read_json_object(const fs::path& path, Json&& rows, const RowSink& sink) {
+  std::ifstream in(path, std::ios::binary);
+  TopKeys order;
+  if (!Json::sax_parse(in, &order) || order.keys.size() != rows.size())
+    throw Error({.what = "the file changed while it was read", .where = path.string()});
+  for (const std::string& key : order.keys) {
+    Json& fields = rows[key];
+    const std::string where = path.string() + ": item '" + printable(key, 40) + "'";
+    if (!fields.contains("id")) fields["id"] = key;
+    sink({std::move(fields), where, false, path.filename().string() + ":" + key});
+  }
+}
+
 void read_json_list(const fs::path& path, const RowSink& sink) {
   {
     std::ifstream in(path, std::ios::binary);
@@ -66,11 +106,15 @@ void read_json_list(const fs::path& path, const RowSink& sink) {
   }
   Json list = read_json_file(path);
   if (list.is_object() && read_layout(list, path.string(), path.filename().string(), sink)) return;
+  const auto is_row = [](const Json& value) { return value.is_object(); };
+  if (list.is_object() && !list.empty() && std::all_of(list.begin(), list.end(), is_row))
+    return read_json_object(path, std::move(list), sink);
   if (!list.is_array()) {
-    throw Error({.what = "a *.json data file must be a list of objects",
-                 .where = path.string(),
-                 .got = list.type_name(),
-                 .hint = "one object a line is *.jsonl; of objects only the known layouts are read: VQA v2, Karpathy's splits"});
+    throw Error(
+        {.what = "a *.json data file must be a list of objects, or an object of them",
+         .where = path.string(),
+         .got = list.type_name(),
+         .hint = "one object a line is *.jsonl; an object must hold rows by their ids, or be a known layout: VQA v2, Karpathy's splits"});
   }
   std::size_t number = 0;
   for (Json& item : list) {

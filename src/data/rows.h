@@ -18,7 +18,7 @@ Format format_of(const std::filesystem::path& path);
 
 struct Row {
   Json fields;           ///< an object; cells of CSV and TSV are strings, empty cells null
-  std::string where;     ///< "file:line", or "file: item 3" for a JSON list: begins every message about the row
+  std::string where;     ///< "file:line", or "file: item 3" for JSON: begins every message about the row
   bool untyped = false;  ///< from CSV or TSV, where every value is text
   std::string id;        ///< the example's id where the row has none: "file.jsonl:12", or the picture's path in its folder
 };

@@ -130,7 +130,8 @@ std::pair<Dataset, Dataset> split_dataset(const Dataset& dataset, double fractio
     strata.push_back(example.labels.empty() ? -1 : example.labels.front());
     // Examples without a picture or sound are groups of their own.
     std::string key = "\n" + std::to_string(i);
-    if (const auto& media = example.image ? example.image : example.audio) key = media->display() + "@" + std::to_string(media->offset);
+    if (const auto& media = example.image ? example.image : example.audio ? example.audio : example.video)
+      key = media->display() + "@" + std::to_string(media->offset);
     pictures.push_back(key);
     shared = !distinct.insert(std::move(key)).second || shared;
   }

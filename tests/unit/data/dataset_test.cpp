@@ -96,6 +96,45 @@ TEST(Dataset, JsonList) {
   EXPECT_EQ(dataset.examples[0].labels, Labels{1});
 }
 
+TEST(Dataset, JsonObjectOfRowsInTheOrderOfTheFile) {
+  const TempDir dir;
+  const std::string path = dir.write("m.json",
+                                     R"({"b2": {"text": "x", "label": true}, "a1": {"text": "y", "label": false},
+                                         "c": {"id": "own", "text": "z", "label": true}})");
+  const Dataset dataset = read_dataset({.path = path});
+  EXPECT_EQ(ids(dataset), (Ids{"b2", "a1", "own"}));
+  EXPECT_EQ(dataset.classes, (std::vector<std::string>{"false", "true"}));
+  EXPECT_EQ(ids(read_dataset({.path = path, .where = {{"row_number", "<2"}}})), (Ids{"b2", "a1"}));
+  EXPECT_EQ(ids(read_dataset({.path = path, .where = {{"row_number", ">=2"}}})), (Ids{"own"}));
+  EXPECT_THROW(read_dataset({.path = dir.write("bad.json", R"({"a": {"text": "x"}, "b": 3})")}), Error);
+  EXPECT_THROW(read_dataset({.path = dir.write("twice.json", R"({"a": {"text": "x"}, "a": {"text": "y"}})")}), Error);
+}
+
+TEST(Dataset, ARowNumberOfTheFileIsItsOwn) {
+  const TempDir dir;
+  const std::string path = dir.write("m.jsonl", "{\"text\": \"x\", \"row_number\": 5}\n{\"text\": \"y\"}\n");
+  EXPECT_EQ(read_dataset({.path = path, .where = {{"row_number", "5"}}}).examples.size(), 1u);
+  EXPECT_EQ(*read_dataset({.path = path, .where = {{"row_number", "1"}}}).examples.at(0).text, "y");
+}
+
+TEST(Dataset, VideosAreFilesOrFoldersOfFrames) {
+  const TempDir dir;
+  dir.write("clips/a/1.png", "one");
+  dir.write("clips/a/2.png", "two");
+  dir.write("b.mp4", "film");
+  const auto rows = [&](const std::string& video) { return dir.write("m.jsonl", "{\"video\": \"" + video + "\"}\n"); };
+  const Dataset folder = read_dataset({.path = rows("clips/a")});
+  ASSERT_TRUE(folder.examples[0].video.has_value());
+  EXPECT_EQ(folder.examples[0].video->file.filename(), "a");
+  const std::string before = folder.fingerprint;
+  dir.write("clips/a/3.png", "three");
+  EXPECT_NE(read_dataset({.path = rows("clips/a")}).fingerprint, before);
+  EXPECT_EQ(read_media(*read_dataset({.path = rows("b.mp4")}).examples[0].video), "film");
+  dir.write("clips/empty/notes.txt", "");
+  EXPECT_THROW(read_dataset({.path = rows("clips/empty")}), Error);
+  EXPECT_THROW(read_dataset({.path = rows("missing.mp4")}), Error);
+}
+
 TEST(Dataset, CsvAndTsv) {
   const TempDir dir;
   dir.write("p/1.png", "one");
