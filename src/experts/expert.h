@@ -41,10 +41,11 @@ class Expert {
   /// Whether it works beside the backbone: no gradient of its tensors passes through a block, and it needs every row of the last one.
   virtual bool beside_backbone() const { return false; }
 
-  /// Whether every pass needs the second tower's feature (nn::Context::complementary), and how wide it must be.
+  /// Whether every pass needs the features of the towers beside its own (nn::Context::complementary).
   virtual bool conditional() const { return false; }
-  virtual std::int64_t complementary_width() const { return 0; }
-  /// Whether it learns what stands in for an absent second modality even if every training example has it.
+  /// Widths of the other towers that it was built for, in their order; empty for an expert of one tower.
+  virtual std::vector<std::int64_t> complementary_widths() const { return {}; }
+  /// Whether it learns what stands in for an absent complementary modality even if every training example has it.
   virtual bool learns_absent() const { return false; }
   /// What the latest forward pass adds to the task's loss: a scalar with a graph, weighted; undefined where there is nothing to add.
   virtual at::Tensor auxiliary_loss() const { return {}; }
@@ -65,10 +66,11 @@ class ExpertRecipe {
   /// The expert must not outlive `backbone`.
   virtual std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const = 0;
 
-  /// Whether the expert conditions the main tower on the second one's feature.
+  /// Whether the expert, on the main tower, works with the towers beside it.
   virtual bool conditional() const { return false; }
-  /// The same for such kinds, with the width of that feature.
-  virtual std::unique_ptr<Expert> build_conditioned(backbones::Backbone& backbone, std::int64_t, at::Generator generator) const {
+  /// The same for such kinds, with the widths of the other towers' features.
+  virtual std::unique_ptr<Expert> build_conditioned(backbones::Backbone& backbone, const std::vector<std::int64_t>&,
+                                                    at::Generator generator) const {
     return build(backbone, std::move(generator));
   }
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "experts/kinds.h"
@@ -29,6 +30,14 @@ at::Tensor frozen(const at::Tensor& values) {
 
 }  // namespace
 
+std::int64_t MopeOptions::features_width() const {
+  return std::accumulate(complementary_widths.begin(), complementary_widths.end(), std::int64_t{0});
+}
+
+std::int64_t MopeOptions::complementary_width() const {
+  return combine == MopeCombine::sum && !complementary_widths.empty() ? complementary_widths.front() : features_width();
+}
+
 class Mope::Hook final : public nn::SequenceHook {
  public:
   Hook(Mope& expert, std::size_t block) : expert_(expert), block_(block) {}
@@ -48,10 +57,19 @@ Mope::Mope(const MopeOptions& options, backbones::Backbone& backbone, at::Genera
     throw UsageError({.what = "the backbone gives no access to the tokens between its layers",
                       .where = "expert.method = \"mope\"",
                       .got = info.architecture});
-  if (options_.complementary_width <= 0)
+  const std::vector<std::int64_t>& widths = options_.complementary_widths;
+  if (options_.complementary_width() <= 0)
     throw UsageError({.what = "this expert needs a second tower, whose feature conditions the first",
                       .where = "expert.method = \"mope\"",
                       .hint = "name the second tower in backbone.condition"});
+  if (options_.combine == MopeCombine::sum)
+    for (const std::int64_t width : widths)
+      if (width != widths.front())
+        throw UsageError({.what = "the complementary towers' features are not of one width, and cannot be summed",
+                          .where = "expert.combine = \"sum\"",
+                          .expected = std::to_string(widths.front()),
+                          .got = std::to_string(width),
+                          .hint = "use combine = \"concat\""});
   if (prompts() == 0)
     throw UsageError({.what = "no prompt is left",
                       .where = "expert.static_prompt",
@@ -115,16 +133,16 @@ void Mope::lay_out(backbones::Backbone& backbone) {
     blocks_.push_back(block);
   }
   for (const std::int64_t width : mapper_.widths)
-    if (options_.mapped_prompt && options_.mapper == MopeMapper::Kind::identity && width != options_.complementary_width)
+    if (options_.mapped_prompt && options_.mapper == MopeMapper::Kind::identity && width != options_.complementary_width())
       throw UsageError({.what = "the complementary feature is not as wide as the main backbone's tokens",
                         .where = "expert.mapper = \"identity\"",
                         .expected = std::to_string(width),
-                        .got = std::to_string(options_.complementary_width),
+                        .got = std::to_string(options_.complementary_width()),
                         .hint = "use mapper = \"linear\" or \"mlp\""});
 }
 
 void Mope::make_tensors(const backbones::BackboneInfo& info, at::Generator& generator) {
-  const std::int64_t length = options_.prompt_length, count = options_.experts, y = options_.complementary_width;
+  const std::int64_t length = options_.prompt_length, count = options_.experts, y = options_.complementary_width();
   double range = 0.3;  // what the released code draws text prompts from
   if (picture_) {
     const std::int64_t patches = std::max<std::int64_t>(info.max_length - (info.has_class_token ? 1 : 0), 1);
@@ -150,7 +168,7 @@ void Mope::make_tensors(const backbones::BackboneInfo& info, at::Generator& gene
     mapper_.projection_weight = linear_leaf({sum, hidden}, hidden, generator);
     mapper_.projection_bias = linear_leaf({sum}, hidden, generator);
   }
-  absent_ = leaf(at::zeros({y}));
+  absent_ = leaf(at::zeros({options_.features_width()}));
   if (blocks_.front().makes == false) input_prompts_ = uniform_leaf({prompts(), blocks_.front().site->width}, range, generator);
 
   const std::int64_t query = (uses_main() ? options_.router_main : 0) + (uses_complementary() ? options_.router_complementary : 0);
@@ -243,18 +261,27 @@ at::Tensor Mope::auxiliary_loss() const {
 }
 
 at::Tensor Mope::complementary(std::int64_t batch, const nn::Context& context) const {
-  const at::Tensor& y = context.complementary;
-  if (!y.defined())
+  const at::Tensor& given = context.complementary;
+  if (!given.defined())
     throw UsageError({.what = "the expert needs the complementary modality's feature, and no second tower gives one",
                       .where = "method = \"mope\" on " + backbone_->info().architecture});
-  MMTUNE_ASSERT(y.dim() == 2 && y.size(0) == batch && y.size(1) == options_.complementary_width);
+  const std::vector<std::int64_t>& widths = options_.complementary_widths;
+  const auto towers = static_cast<std::int64_t>(widths.size());
+  MMTUNE_ASSERT(given.dim() == 2 && given.size(0) == batch && given.size(1) == options_.features_width());
   at::Tensor there = context.complementary_there;
+  if (there.defined()) there = there.reshape({batch, -1});
   if (context.training && context.generator && options_.modality_dropout > 0) {
-    const at::Tensor kept =
-        at::empty({batch}, y.options().requires_grad(false)).bernoulli_(1.0 - options_.modality_dropout, *context.generator).to(at::kBool);
+    const at::Tensor kept = at::empty({batch, towers}, given.options().requires_grad(false))
+                                .bernoulli_(1.0 - options_.modality_dropout, *context.generator)
+                                .to(at::kBool);
     there = there.defined() ? there.logical_and(kept) : kept;
   }
-  return there.defined() ? at::where(there.unsqueeze(1), y, absent_) : y;
+  at::Tensor y = given;
+  if (there.defined()) {
+    if (towers > 1) there = there.repeat_interleave(nn::beside(at::tensor(widths, at::kLong), there), 1);
+    y = at::where(there, given, absent_);
+  }
+  return options_.combine == MopeCombine::sum && towers > 1 ? y.view({batch, towers, -1}).sum(1) : y;
 }
 
 void Mope::begin(const nn::Tokens& tokens, const nn::Context& context) {

@@ -21,6 +21,8 @@ enum class MopeVariant {
 };
 enum class MopeRouterInputs { both, main, complementary };
 enum class MopeKeys { frozen, learned };
+/// How the features of several complementary towers become y.
+enum class MopeCombine { concat, sum };
 
 struct MopeOptions {
   std::int64_t experts = 4;        ///< K
@@ -42,7 +44,11 @@ struct MopeOptions {
   double modality_dropout = 0.0;  ///< share of the training examples whose y is taken away
   std::optional<double> init_range;
   bool released_window_order = false;
-  std::int64_t complementary_width = 0;  ///< D_y
+  std::vector<std::int64_t> complementary_widths;  ///< of the complementary towers' features
+  MopeCombine combine = MopeCombine::concat;
+
+  std::int64_t features_width() const;       ///< of all complementary features side by side
+  std::int64_t complementary_width() const;  ///< D_y: the same, or one tower's where they are summed
 };
 
 /// What a routed block saw and decided in the latest forward pass; rows are the batch's examples.
@@ -64,8 +70,8 @@ struct MopeProbe {
 
 class Mope final : public Expert {
  public:
-  /// Throws UsageError: no sequence sites, no complementary width, an identity mapper between unequal widths, more prompt tokens than the
-  /// backbone takes positions.
+  /// Throws UsageError: no sequence sites, no complementary width, unequal widths to be summed, an identity mapper between unequal widths,
+  /// more prompt tokens than the backbone takes positions.
   Mope(const MopeOptions& options, backbones::Backbone& backbone, at::Generator& generator);
   ~Mope() override;
 
@@ -81,7 +87,7 @@ class Mope final : public Expert {
   at::Tensor auxiliary_loss() const override;
   bool conditional() const override { return true; }
   bool learns_absent() const override { return options_.modality_dropout > 0; }
-  std::int64_t complementary_width() const override { return options_.complementary_width; }
+  std::vector<std::int64_t> complementary_widths() const override { return options_.complementary_widths; }
 
   const MopeOptions& options() const { return options_; }
   std::int64_t prompts() const;  ///< P

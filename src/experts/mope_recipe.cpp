@@ -43,6 +43,12 @@ const Names<MopeKeys>& keys() {
   return names;
 }
 
+const Names<MopeCombine>& combines() {
+  static const Names<MopeCombine> names = {{"concat", MopeCombine::concat, "side by side"},
+                                           {"sum", MopeCombine::sum, "added, where they have one width"}};
+  return names;
+}
+
 template <class Enum>
 std::string name_of(const Names<Enum>& names, Enum value) {
   for (const auto& one : names)
@@ -80,6 +86,20 @@ void read_count(const Json& config, const std::string& where, const std::string&
     throw Error({.what = "key \"" + key + "\" is out of range", .where = where, .got = std::to_string(value)});
 }
 
+/// A number, or a list of them where there are several complementary towers.
+void read_widths(const Json& config, const std::string& where, std::vector<std::int64_t>& widths) {
+  const auto found = config.find("complementary_width");
+  const Json list = found == config.end() ? Json::array() : found->is_array() ? *found : Json::array({*found});
+  constexpr std::size_t most = 64;
+  if (list.size() > most) throw Error({.what = "key \"complementary_width\" is out of range", .where = where});
+  widths.clear();
+  for (const Json& one : list) {
+    std::int64_t width = 0;
+    read_count(Json{{"complementary_width", one}}, where, "complementary_width", 1, width);
+    widths.push_back(width);
+  }
+}
+
 class Recipe final : public ExpertRecipe {
  public:
   std::string_view kind() const override { return "mope"; }
@@ -102,6 +122,7 @@ class Recipe final : public ExpertRecipe {
     v.choice("router_inputs", o.router_inputs, router_inputs(), {.help = "what the router of variant joint looks at"});
     v.field("router_main", o.router_main, {.help = "width of the main tower's part of a query", .min = 1, .max = 65536});
     v.field("router_complementary", o.router_complementary, {.help = "width of the second tower's part", .min = 1, .max = 65536});
+    v.choice("combine", o.combine, combines(), {.help = "how the features of several complementary towers become one"});
     v.choice("keys", o.keys, keys(), {.help = "the routing keys that queries are compared with"});
     v.field("temperature", o.temperature, {.help = "of the router's softmax", .above = 0});
     v.field("top_k", o.top_k, {.help = "experts that take part in a mixture; 0: all", .min = 0});
@@ -120,7 +141,8 @@ class Recipe final : public ExpertRecipe {
 
   void read_config(const Json& config, const std::string& where) override {
     MopeOptions& o = options_;
-    read_count(config, where, "complementary_width", 1, o.complementary_width);
+    read_widths(config, where, o.complementary_widths);
+    read_choice(config, where, "combine", combines(), o.combine);
     read_count(config, where, "num_experts", 1, o.experts);
     read_count(config, where, "num_virtual_tokens", 1, o.prompt_length);
     read(config, where, "static_prompt", o.static_prompt);
@@ -149,9 +171,10 @@ class Recipe final : public ExpertRecipe {
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
     return std::make_unique<Mope>(options_, backbone, generator);
   }
-  std::unique_ptr<Expert> build_conditioned(backbones::Backbone& backbone, std::int64_t width, at::Generator generator) const override {
+  std::unique_ptr<Expert> build_conditioned(backbones::Backbone& backbone, const std::vector<std::int64_t>& widths,
+                                            at::Generator generator) const override {
     MopeOptions own = options_;
-    own.complementary_width = width;
+    own.complementary_widths = widths;
     return std::make_unique<Mope>(own, backbone, generator);
   }
 
@@ -167,8 +190,10 @@ Json optional(const std::optional<double>& value) {
 
 Json Mope::config() const {
   const MopeOptions& o = options_;
+  const std::vector<std::int64_t>& widths = o.complementary_widths;
   return {{"peft_type", "MMTUNE_MOPE"},
-          {"complementary_width", o.complementary_width},
+          {"complementary_width", widths.size() == 1 ? Json(widths.front()) : Json(widths)},
+          {"combine", name_of(combines(), o.combine)},
           {"num_experts", o.experts},
           {"num_virtual_tokens", o.prompt_length},
           {"num_layers", static_cast<std::int64_t>(blocks_.size())},

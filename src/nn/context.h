@@ -25,9 +25,9 @@ struct Context {
   bool recompute = false;
   /// The step's random numbers (dropout of experts, router noise). Unset: nothing random happens.
   std::optional<at::Generator> generator;
-  /// The complementary modality's feature [B, D_y] where a conditioning tower has one.
+  /// The complementary modality's feature [B, D_y] of the conditioning towers, side by side where there are several.
   at::Tensor complementary;
-  /// [B] bool: which examples have that modality; undefined: all.
+  /// [B], or [B, towers], bool: which examples have that modality; undefined: all.
   at::Tensor complementary_there;
 };
 

@@ -101,8 +101,10 @@ TowerBatch random_inputs(const Tower& tower, const CostOptions& options, at::Gen
     batch.inputs.audio_layout = nn::Layout::uniform(options.batch, tokens);
     batch.inputs.input_values = at::empty({options.batch * tokens}).normal_(0.0, 1.0, generator);
   } else {
+    const std::int64_t pictures = options.batch * tower.reader().frames();
+    batch.tokens.assign(static_cast<std::size_t>(pictures), tokens);
     batch.inputs.pixel_values =
-        at::empty({options.batch, info.image_channels, info.image_height, info.image_width}).normal_(0.0, 1.0, generator);
+        at::empty({pictures, info.image_channels, info.image_height, info.image_width}).normal_(0.0, 1.0, generator);
   }
   return batch;
 }
@@ -203,16 +205,22 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
     const std::int64_t tokens = tokens_of(*tower, options);
     if (tower->modality() == Modality::text || tower->modality() == Modality::text_image)
       cost.text_tokens = text_tokens_of(*tower, options);
+    const auto pictures = static_cast<double>(tower->reader().frames());
     const PassMacs macs = tower->macs(tokens, patches_of(*tower, options));
     cost.backbone_parameters += tower->backbone().parameter_count();
-    cost.training_macs += macs.forward + macs.backward;
-    cost.forward_macs += macs.forward;
+    cost.training_macs += pictures * (macs.forward + macs.backward);
+    cost.forward_macs += pictures * macs.forward;
     for (const auto& expert : tower->experts()) {
       cost.expert_parameters += expert->parameter_count();
-      const auto extra = static_cast<double>(expert->extra_macs(tower->backbone().rows_of(tokens)));
+      const double extra = pictures * static_cast<double>(expert->extra_macs(tower->backbone().rows_of(tokens)));
       cost.expert_macs += extra;
       cost.forward_macs -= extra;
     }
+  }
+  if (model.joint() != nullptr) {
+    const PassMacs beside = model.joint_macs(tokens_of(*model.towers().back(), options));
+    cost.expert_macs += beside.forward;
+    cost.training_macs += beside.forward + beside.backward;
   }
   cost.prompts = prompt_forms(*model.towers().front(), tokens_of(*model.towers().front(), options));
   for (const nn::NamedTensor& item : model.head().tensors()) cost.head_parameters += item.tensor.numel();

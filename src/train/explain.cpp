@@ -7,12 +7,15 @@
 #include <map>
 #include <numeric>
 
+#include "audio/sound.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "experts/mope.h"
 #include "report/html.h"
+#include "report/waveform.h"
 #include "train/evaluate.h"
 #include "vision/encode_jpeg.h"
+#include "vision/video.h"
 
 namespace mmtune::train {
 
@@ -52,7 +55,7 @@ Answers ask(const TrainedRun& run, const Mope& mope, const data::Dataset& datase
     const std::vector<experts::MopeRouting>& routing = mope.routing();
     answers.routing.resize(routing.size());
     for (std::size_t b = 0; b < routing.size(); ++b) {
-      const at::Tensor scores = routing[b].scores.to(at::kFloat).contiguous();
+      const at::Tensor scores = routing[b].scores.to(at::kCPU, at::kFloat).contiguous();
       report::RoutingScores& kept = answers.routing[b];
       kept.block = routing[b].site;
       kept.experts = static_cast<std::size_t>(scores.size(1));
@@ -68,12 +71,31 @@ Answers ask(const TrainedRun& run, const Mope& mope, const data::Dataset& datase
   return answers;
 }
 
+/// A picture for a video that is a folder of frames.
+std::optional<data::MediaRef> middle_frame(const data::MediaRef& video) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(video.file, ignored)) return std::nullopt;
+  const std::vector<std::filesystem::path> frames = vision::frame_files(video.file);
+  return data::MediaRef{.file = frames[frames.size() / 2]};
+}
+
+/// The outline of the example's sound; empty where it has none, or it cannot be read.
+std::string sound_of(const data::Example& example) try {
+  if (!example.audio) return {};
+  const std::string bytes = data::read_media(*example.audio);
+  const audio::Sound sound = audio::decode_sound(std::as_bytes(std::span(bytes)), example.audio->display());
+  return report::waveform_svg(sound.samples, sound.rate, "sound of " + example.id);
+} catch (const Error&) {
+  return {};
+}
+
 /// The example's picture as a data URI: its own bytes where they are few, else a small JPEG; empty where it cannot be read.
 std::string picture_of(const data::Example& example) try {
   constexpr std::size_t few = 24 << 10;
   constexpr std::int64_t side = 160;
   constexpr int quality = 82;
-  const auto& media = example.image ? example.image : example.image_pair;
+  std::optional<data::MediaRef> media = example.image ? example.image : example.image_pair;
+  if (!media && example.video) media = middle_frame(*example.video);
   if (!media) return {};
   const std::string text = data::read_media(*media);
   const auto bytes = std::as_bytes(std::span(text));
@@ -141,7 +163,8 @@ class Explainer {
   report::ShownExample shown(std::size_t i) const {
     const data::Example& one = example(i);
     const Prediction& prediction = answers_.predictions[i];
-    report::ShownExample result{.id = one.id, .text = text_of(one), .picture = picture_of(one), .label = label_text(one)};
+    report::ShownExample result{
+        .id = one.id, .text = text_of(one), .picture = picture_of(one), .sound = sound_of(one), .label = label_text(one)};
     for (const std::string& label : prediction.labels) result.predicted += (result.predicted.empty() ? "" : ", ") + label;
     if (!prediction.top.empty()) result.score = prediction.top.front().score;
     return result;

@@ -179,7 +179,7 @@ StoreReport store_frozen_features(Model& model, std::span<const data::Dataset* c
   const auto begin = Clock::now();
   for (std::size_t t = 0; t < model.towers().size() && !report.stopped; ++t) {
     const Tower& tower = *model.towers()[t];
-    if (tower.trainable()) continue;
+    if (!model.constant(t)) continue;
     const std::vector<std::vector<Input>> groups = groups_of(tower.reader(), datasets);
     std::int64_t count = 0;
     for (const std::vector<Input>& group : groups) count += static_cast<std::int64_t>(group.size());

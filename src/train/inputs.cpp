@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "vision/video.h"
 
 namespace mmtune::train {
 
@@ -86,14 +87,14 @@ void collate_any_pictures(std::span<const InputReader::Item* const> items, const
   if (alike) batch.inputs.picture_sizes.clear();
 }
 
-void collate_pictures(std::span<const InputReader::Item* const> items, const backbones::BackboneInfo& info, bool pinned,
-                      TowerBatch& batch) {
+void collate_pictures(std::span<const InputReader::Item* const> items, const backbones::BackboneInfo& info, std::int64_t frames,
+                      bool pinned, TowerBatch& batch) {
   const vision::PixelValues& first = items.front()->pixels;
-  batch.inputs.pixel_values = at::empty({static_cast<std::int64_t>(items.size()), 3, first.height, first.width},
-                                        at::TensorOptions(at::kFloat).pinned_memory(pinned));
+  const std::int64_t pictures = static_cast<std::int64_t>(items.size()) * frames;
+  batch.inputs.pixel_values = at::empty({pictures, 3, first.height, first.width}, at::TensorOptions(at::kFloat).pinned_memory(pinned));
   auto* out = batch.inputs.pixel_values.data_ptr<float>();
   for (const InputReader::Item* item : items) out = std::copy(item->pixels.values.begin(), item->pixels.values.end(), out);
-  if (info.modality == Modality::image) batch.tokens.assign(items.size(), info.max_length);
+  if (info.modality == Modality::image) batch.tokens.assign(static_cast<std::size_t>(pictures), info.max_length);
 }
 
 /// Packed: every sound as it would be alone, behind each other. Padded: as transformers pads them, with its mask where it gives one.
@@ -125,6 +126,20 @@ void collate_sounds(std::span<const InputReader::Item* const> items, const audio
   batch.tokens.assign(items.size(), width);
 }
 
+/// A video that was taken apart.
+bool is_frame_folder(const data::MediaRef& media) {
+  std::error_code ignored;
+  return media.member.empty() && media.size == 0 && std::filesystem::is_directory(media.file, ignored);
+}
+
+std::vector<data::MediaRef> chosen_frames(const data::MediaRef& folder, std::int64_t wanted) {
+  const std::vector<std::filesystem::path> files = vision::frame_files(folder.file);
+  std::vector<data::MediaRef> chosen;
+  for (const std::int64_t number : vision::spread_frames(static_cast<std::int64_t>(files.size()), wanted))
+    chosen.push_back({.file = files[static_cast<std::size_t>(number)]});
+  return chosen;
+}
+
 }  // namespace
 
 std::optional<Modality> modality_of(InputField field) {
@@ -134,6 +149,7 @@ std::optional<Modality> modality_of(InputField field) {
       return Modality::text;
     case InputField::image:
     case InputField::image_pair:
+    case InputField::video:
       return Modality::image;
     case InputField::audio:
       return Modality::audio;
@@ -197,7 +213,10 @@ void InputReader::open_tokenizer(const std::filesystem::path& folder) {
 
 const data::MediaRef* InputReader::media(const data::Example& example) const {
   if (info_.modality == Modality::text) return nullptr;
-  const auto& ref = extractor_ ? example.audio : options_.field == InputField::image_pair ? example.image_pair : example.image;
+  const auto& ref = extractor_                                 ? example.audio
+                    : reads_video()                            ? example.video
+                    : options_.field == InputField::image_pair ? example.image_pair
+                                                               : example.image;
   return ref ? &*ref : nullptr;
 }
 
@@ -225,7 +244,11 @@ std::string InputReader::text_key(const data::Example& example) const {
 
 void InputReader::add_content(const data::Example& example, Fingerprint& fingerprint) const {
   if (const data::MediaRef* const ref = media(example)) {
-    fingerprint.add_field(data::read_media(*ref));
+    if (is_frame_folder(*ref)) {
+      for (const data::MediaRef& frame : chosen_frames(*ref, options_.frames)) fingerprint.add_field(data::read_media(frame));
+    } else {
+      fingerprint.add_field(data::read_media(*ref));
+    }
     if (!reads_text()) return;
   }
   Item item;
@@ -238,6 +261,7 @@ void InputReader::add_content(const data::Example& example, Fingerprint& fingerp
 
 InputReader::Item InputReader::read(const data::Example& example) const try {
   if (extractor_) return read_sound(*media(example));
+  if (reads_video()) return read_video(*media(example));
   Item item;
   if (processor_) read_picture(*media(example), item);
   if (tokenizer_) read_text(example, item);
@@ -247,22 +271,8 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
 }
 
 void InputReader::read_picture(const data::MediaRef& ref, Item& item) const {
-  const std::string bytes = data::read_media(ref);
-  item.pixels = (*processor_)(vision::decode_image(bytes_of(bytes), ref.display()));
-  const vision::PixelValues& pixels = item.pixels;
-  if (info_.any_image_size) {
-    if (pixels.height >= info_.patch_height && pixels.width >= info_.patch_width) return;
-    throw Error({.what = "the picture is smaller than a patch once it is resized",
-                 .where = ref.display(),
-                 .expected = "at least " + std::to_string(info_.patch_width) + "x" + std::to_string(info_.patch_height),
-                 .got = std::to_string(pixels.width) + "x" + std::to_string(pixels.height)});
-  }
-  if (pixels.height != info_.image_height || pixels.width != info_.image_width)
-    throw Error({.what = "the processor makes pictures of another size than the backbone takes",
-                 .where = ref.display(),
-                 .expected = std::to_string(info_.image_height) + "x" + std::to_string(info_.image_width),
-                 .got = std::to_string(pixels.height) + "x" + std::to_string(pixels.width),
-                 .hint = "see preprocessor_config.json"});
+  const std::string bytes = data::read_media(ref), where = ref.display();
+  item.pixels = process(vision::decode_image(bytes_of(bytes), where), where);
 }
 
 void InputReader::read_text(const data::Example& example, Item& item) const {
@@ -278,6 +288,43 @@ void InputReader::read_text(const data::Example& example, Item& item) const {
   if (encoding.ids.empty()) throw Error({.what = "the text has no tokens", .where = "text"});
   item.ids = std::move(encoding.ids);
   item.type_ids = std::move(encoding.type_ids);
+}
+
+vision::PixelValues InputReader::process(const vision::Image& image, const std::string& where) const {
+  vision::PixelValues pixels = (*processor_)(image);
+  if (info_.any_image_size) {
+    if (pixels.height >= info_.patch_height && pixels.width >= info_.patch_width) return pixels;
+    throw Error({.what = "the picture is smaller than a patch once it is resized",
+                 .where = where,
+                 .expected = "at least " + std::to_string(info_.patch_width) + "x" + std::to_string(info_.patch_height),
+                 .got = std::to_string(pixels.width) + "x" + std::to_string(pixels.height)});
+  }
+  if (pixels.height == info_.image_height && pixels.width == info_.image_width) return pixels;
+  throw Error({.what = "the processor makes pictures of another size than the backbone takes",
+               .where = where,
+               .expected = std::to_string(info_.image_height) + "x" + std::to_string(info_.image_width),
+               .got = std::to_string(pixels.height) + "x" + std::to_string(pixels.width),
+               .hint = "see preprocessor_config.json"});
+}
+
+InputReader::Item InputReader::read_video(const data::MediaRef& media) const {
+  Item item;
+  const auto add = [&](const vision::Image& frame, const std::string& where) {
+    vision::PixelValues pixels = process(frame, where);
+    item.pixels.height = pixels.height;
+    item.pixels.width = pixels.width;
+    item.pixels.values.insert(item.pixels.values.end(), pixels.values.begin(), pixels.values.end());
+  };
+  if (is_frame_folder(media)) {
+    for (const data::MediaRef& frame : chosen_frames(media, options_.frames)) {
+      const std::string bytes = data::read_media(frame), where = frame.display();
+      add(vision::decode_image(bytes_of(bytes), where), where);
+    }
+    return item;
+  }
+  const std::string bytes = data::read_media(media), where = media.display();
+  vision::decode_video(bytes_of(bytes), where, options_.frames, [&](vision::Image&& frame) { add(frame, where); });
+  return item;
 }
 
 InputReader::Item InputReader::read_sound(const data::MediaRef& media) const {
@@ -317,13 +364,14 @@ TowerBatch InputReader::collate(std::span<const Item* const> items) const {
   if (processor_ && info_.any_image_size) {
     collate_any_pictures(items, info_, pinned_, batch);
   } else if (processor_) {
-    collate_pictures(items, info_, pinned_, batch);
+    collate_pictures(items, info_, frames(), pinned_, batch);
   }
   return batch;
 }
 
 std::string InputReader::describe() const {
-  const std::string picture = processor_ ? processor_->describe() : "";
+  const std::string frames = reads_video() ? ", largest of " + std::to_string(options_.frames) + " frames of a video" : "";
+  const std::string picture = processor_ ? processor_->describe() + frames : "";
   if (processor_ && !reads_text()) return picture;
   if (extractor_)
     return extractor_->describe() + (options_.max_seconds ? ", at most " + std::to_string(*options_.max_seconds) + " s" : "") +

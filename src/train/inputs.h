@@ -34,7 +34,7 @@ struct TowerBatch {
   std::vector<std::int64_t> row;      ///< one an example; -1: the example lacks this modality
   std::int64_t rows = 0;              ///< distinct inputs
   backbones::ModelInputs inputs;      ///< of all rows, unless `stored`
-  std::vector<std::int64_t> tokens;   ///< of each row, as Backbone::macs counts them
+  std::vector<std::int64_t> tokens;   ///< of each row (video: of each frame), as Backbone::macs counts them
   std::vector<std::int64_t> patches;  ///< of each row's picture where pictures differ in size; else empty
   std::vector<std::int64_t> stored;   ///< where all rows lie in the tower's FeatureStore, instead of inputs
 };
@@ -54,6 +54,7 @@ struct ReaderOptions {
   std::optional<std::int64_t> max_length;
   std::optional<double> max_seconds;
   audio::OtherRates other_rates = audio::OtherRates::resample;
+  std::int64_t frames = 8;  ///< of a video
   Packing packing = Packing::packed;
 };
 
@@ -64,7 +65,7 @@ class InputReader {
   /// One input as the loader keeps it until the batch is put together.
   struct Item {
     std::vector<std::int64_t> ids, type_ids;
-    vision::PixelValues pixels;
+    vision::PixelValues pixels;  ///< of a video: all frames, one behind the other
     std::vector<float> samples;
   };
 
@@ -85,9 +86,12 @@ class InputReader {
   /// From now on batches of pictures lie in pinned memory, from which copies to a GPU need no waiting.
   void pin_batches(bool pinned) { pinned_ = pinned; }
   backbones::Modality modality() const { return info_.modality; }
+  /// Pictures that make one row of the tower's features: more than 1 where it reads videos.
+  std::int64_t frames() const { return reads_video() ? options_.frames : 1; }
+  bool reads_video() const { return options_.field == InputField::video; }
   /// Whatever decides the tensors, in one line: for cache keys.
   std::string describe() const;
-  /// The picture or sound that it reads of an example; null for texts and where there is none.
+  /// The picture, sound or video that it reads of an example; null for texts and where there is none.
   const data::MediaRef* media(const data::Example& example) const;
 
  private:
@@ -97,6 +101,8 @@ class InputReader {
   void read_picture(const data::MediaRef& ref, Item& item) const;
   std::string text_key(const data::Example& example) const;
   Item read_sound(const data::MediaRef& media) const;
+  Item read_video(const data::MediaRef& media) const;
+  vision::PixelValues process(const vision::Image& image, const std::string& where) const;
 
   backbones::BackboneInfo info_;
   ReaderOptions options_;

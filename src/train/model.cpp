@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "experts/joint.h"
 #include "train/device.h"
 #include "train/zero_shot.h"
 
@@ -28,10 +29,6 @@ Modality modality_of(const std::vector<std::unique_ptr<Tower>>& towers, std::siz
   return towers[tower]->modality();
 }
 
-std::string_view name_of(ExpertTower tower) {
-  return tower == ExpertTower::main ? "main" : "condition";
-}
-
 }  // namespace
 
 Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
@@ -44,45 +41,79 @@ Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
                         .where = "head.kind",
                         .expected = "with \"zero_shot\", one tower and backbone.main_pooling = \"projection\""});
   }
-  towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling, modality_of(section.main_input), section.weights));
-  if (!section.condition.empty()) {
-    // A model with two towers serves as both: where nothing else is said, the condition reads what the main tower does not.
-    std::optional<Modality> modality = modality_of(section.condition_input);
-    if (!modality && section.condition == section.main && modality_of(towers_, 0) == Modality::image) modality = Modality::text;
-    towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling, modality, section.weights));
-  }
+  open_towers(section);
   stores_.resize(towers_.size());
   for (const auto& tower : towers_) {
     tower->move_to(device_);
     tower->compute_with(section.matmul_precision);
   }
-
-  // Two towers of one modality share a pair: the first reads its first half, the second the other.
-  InputField main = section.main_input, condition = section.condition_input;
   const bool pair = recipe.task == "pair";
   if (pair && modality_of(towers_, 0) != Modality::image && modality_of(towers_, 0) != Modality::text_image)
     throw UsageError({.what = "the main tower of a pair of pictures must read pictures",
                       .where = "backbone.main",
                       .got = section.main + ", which reads " + std::string(backbones::name_of(modality_of(towers_, 0)))});
-  const bool shared = !pair && towers_.size() == 2 && modality_of(towers_, 0) == modality_of(towers_, 1);
-  if (shared && (modality_of(towers_, 0) == Modality::image || modality_of(towers_, 0) == Modality::text)) {
-    const bool pictures = modality_of(towers_, 0) == Modality::image;
-    if (main == InputField::automatic) main = pictures ? InputField::image : InputField::text;
-    if (condition == InputField::automatic) condition = pictures ? InputField::image_pair : InputField::text_pair;
-  }
-  ReaderOptions options{.field = main,
-                        .max_length = section.max_length,
+  std::vector<InputField> fields = {section.main_input};
+  if (towers_.size() > 1) fields.push_back(section.condition_input);
+  for (const FurtherTower& one : section.further) fields.push_back(one.input);
+  if (!pair) share_pairs(fields);
+  ReaderOptions options{.max_length = section.max_length,
                         .max_seconds = section.max_seconds,
                         .other_rates = recipe.data.other_rates,
+                        .frames = section.frames,
                         .packing = recipe.train.packing};
-  towers_.front()->open_reader(options);
-  if (pair) {
-    options.field = InputField::image_pair;
-    pair_reader_ = std::make_unique<InputReader>(towers_.front()->checkpoint(), towers_.front()->backbone().info(), options);
-    pair_reader_->pin_batches(!device_.is_cpu());
+  for (std::size_t t = 0; t < towers_.size(); ++t) {
+    options.field = fields[t];
+    towers_[t]->open_reader(options);
   }
-  options.field = condition;
-  if (towers_.size() == 2) towers_.back()->open_reader(options);
+  if (!pair) return;
+  options.field = InputField::image_pair;
+  pair_reader_ = std::make_unique<InputReader>(towers_.front()->checkpoint(), towers_.front()->backbone().info(), options);
+  pair_reader_->pin_batches(!device_.is_cpu());
+}
+
+void Model::open_towers(const BackboneSection& section) {
+  towers_.push_back(std::make_unique<Tower>("main", section.main, section.main_pooling, modality_of(section.main_input), section.weights));
+  if (section.condition.empty()) return;
+  // A model with two towers serves as both: where nothing else is said, the condition reads what the main tower does not.
+  std::optional<Modality> modality = modality_of(section.condition_input);
+  if (!modality && section.condition == section.main && modality_of(towers_, 0) == Modality::image) modality = Modality::text;
+  towers_.push_back(std::make_unique<Tower>("condition", section.condition, section.condition_pooling, modality, section.weights));
+  for (const FurtherTower& one : section.further)
+    towers_.push_back(std::make_unique<Tower>("condition" + std::to_string(towers_.size()), one.model, one.pooling, modality_of(one.input),
+                                              section.weights));
+}
+
+/// Two towers of one modality share a pair: the first reads its first half, the other the second.
+void Model::share_pairs(std::vector<InputField>& fields) const {
+  const std::vector<InputField> asked = fields;
+  for (std::size_t t = 0; t < fields.size(); ++t) {
+    const Modality modality = modality_of(towers_, t);
+    if (asked[t] != InputField::automatic || (modality != Modality::image && modality != Modality::text)) continue;
+    std::size_t before = 0, all = 0;
+    for (std::size_t other = 0; other < fields.size(); ++other) {
+      if (modality_of(towers_, other) != modality || asked[other] == InputField::video) continue;
+      before += other < t ? 1 : 0;
+      ++all;
+    }
+    if (all < 2) continue;
+    if (before > 1)
+      throw UsageError({.what = "more than two towers of one modality: which fields do they read?",
+                        .where = towers_[t]->checkpoint().folder().string(),
+                        .expected = "backbone.main_input, condition_input or further's input to be given"});
+    const bool pictures = modality == Modality::image;
+    if (before == 0) fields[t] = pictures ? InputField::image : InputField::text;
+    if (before == 1) fields[t] = pictures ? InputField::image_pair : InputField::text_pair;
+  }
+}
+
+void Model::refuse_video(const ExpertSection& section) const {
+  // A joint expert passes rows of both towers together, and a video is several of them.
+  const bool any = section.method == "pmf" &&
+                   std::any_of(towers_.begin(), towers_.end(), [](const auto& tower) { return tower->reader().reads_video(); });
+  if (!any && !towers_.front()->reader().reads_video()) return;
+  throw UsageError({.what = any ? "this kind of expert reads no videos" : "a video is a complementary modality for this kind of expert",
+                    .where = "expert.method = \"" + section.method + "\"",
+                    .hint = any ? "" : "make the picture tower backbone.condition, with condition_input = \"video\""});
 }
 
 void Model::build_experts(const Recipe& recipe) {
@@ -94,15 +125,28 @@ void Model::build_experts(const Recipe& recipe) {
                         .where = "expert.method = \"" + section.method + "\"",
                         .expected = towers_.size() < 2 ? "a second tower" : "tower = \"main\"",
                         .hint = towers_.size() < 2 ? "name it in backbone.condition" : ""});
+    if (conditional) refuse_video(section);
+    if (conditional && (recipe.task == "pair" || recipe.task == "retrieve"))
+      throw UsageError({.what = "this kind of expert makes a feature of a text or picture together with another",
+                        .where = "expert.method = \"" + section.method + "\"",
+                        .expected = "a task that does not compare features of single ones",
+                        .got = "task = \"" + recipe.task + "\""});
     for (const auto& tower : towers_) {
       const std::uint64_t own = stream--;
-      if (section.tower != ExpertTower::all && tower->name() != name_of(section.tower)) continue;
-      if (conditional && tower != towers_.front()) continue;
+      const bool main = tower == towers_.front();
+      if (section.tower != ExpertTower::all && main != (section.tower == ExpertTower::main)) continue;
+      if (conditional && !main) continue;
       at::Generator generator = generator_of(recipe.train.seed, own);
-      tower->add_expert(conditional ? section.recipe().build_conditioned(tower->backbone(), towers_.back()->width(), generator)
+      tower->add_expert(conditional ? section.recipe().build_conditioned(tower->backbone(), complementary_widths(), generator)
                                     : section.recipe().build(tower->backbone(), generator));
     }
   }
+}
+
+std::vector<std::int64_t> Model::complementary_widths() const {
+  std::vector<std::int64_t> widths;
+  for (std::size_t t = 1; t < towers_.size(); ++t) widths.push_back(towers_[t]->width());
+  return widths;
 }
 
 void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent) {
@@ -161,29 +205,47 @@ void Model::set_store(std::size_t tower, FeatureStore store) {
 BatchReader Model::reader(OnError on_error) const {
   std::vector<BatchReader::Source> sources;
   for (std::size_t t = 0; t < towers_.size(); ++t)
-    sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t), t == 0 && conditional()});
+    sources.push_back(
+        {&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t), joint() != nullptr || (t == 0 && conditional())});
   if (pair_reader_) sources.push_back({pair_reader_.get(), nullptr, "main (image_pair)", true, false});
   return {std::move(sources), on_error};
 }
 
 bool Model::needs(std::size_t tower) const {
+  if (joint() != nullptr) return true;
   if (tower < head_->towers() && head_->needs(tower)) return true;
   return tower > 0 && conditional() && !learn_absent_[tower];
 }
 
-/// Hands the main tower's rows the feature of their example's other modality.
-void Model::condition(const Batch& batch, const at::Tensor& features, nn::Context& context) const {
-  const TowerBatch &main = batch.towers.front(), &other = batch.towers.back();
-  at::Tensor index = at::zeros({main.rows}, at::kLong), there = at::ones({main.rows}, at::kBool);
-  for (std::size_t example = 0; example < main.row.size(); ++example) {
-    if (main.row[example] < 0) continue;
-    const std::int64_t row = other.row[example];
-    index.data_ptr<std::int64_t>()[main.row[example]] = std::max<std::int64_t>(row, 0);
-    there.data_ptr<bool>()[main.row[example]] = row >= 0;
+/// Hands the main tower's rows the features of their example's other modalities.
+void Model::condition(const Batch& batch, const std::vector<TowerFeatures>& features, nn::Context& context) const {
+  const TowerBatch& main = batch.towers.front();
+  const auto others = static_cast<std::int64_t>(towers_.size()) - 1;
+  std::vector<at::Tensor> parts;
+  const at::Tensor there = at::ones({main.rows, others}, at::kBool);
+  for (std::int64_t other = 0; other < others; ++other) {
+    const TowerFeatures& own = features[static_cast<std::size_t>(other) + 1];
+    const at::Tensor index = at::zeros({main.rows}, at::kLong);
+    for (std::size_t example = 0; example < main.row.size(); ++example) {
+      if (main.row[example] < 0) continue;
+      index.data_ptr<std::int64_t>()[main.row[example]] = std::max<std::int64_t>(own.row[example], 0);
+      there.data_ptr<bool>()[main.row[example] * others + other] = own.row[example] >= 0;
+    }
+    const std::int64_t width = towers_[static_cast<std::size_t>(other) + 1]->width();
+    parts.push_back(own.rows.defined() ? own.rows.index_select(0, index.to(own.rows.device()))
+                                       : at::zeros({main.rows, width}, at::TensorOptions(device_)));
   }
-  context.complementary = features.defined() ? features.index_select(0, index.to(features.device()))
-                                             : at::zeros({main.rows, towers_.back()->width()}, at::TensorOptions(device_));
-  if (!there.all().item<bool>()) context.complementary_there = there.to(device_);
+  context.complementary = parts.size() == 1 ? parts.front() : at::cat(parts, 1);
+  if (!there.all().item<bool>()) context.complementary_there = (others == 1 ? there.squeeze(1) : there).to(device_);
+}
+
+void Model::forward_jointly(const Batch& batch, const nn::Context& context, std::vector<TowerFeatures>& features) const {
+  const backbones::ModelInputs main = moved_to(batch.towers[0].inputs, device_), other = moved_to(batch.towers[1].inputs, device_);
+  nn::Context own = context;
+  own.matmul_precision = towers_[0]->precision();
+  const experts::JointExpert::Outputs outputs = joint()->forward({towers_[0]->backbone(), main}, {towers_[1]->backbone(), other}, own);
+  features[0] = {towers_[0]->pooled(outputs.main), batch.towers[0].row};
+  features[1] = {towers_[1]->pooled(outputs.other), batch.towers[1].row};
 }
 
 at::Tensor Model::features(std::size_t tower, const TowerBatch& part, const nn::Context& context) const {
@@ -196,10 +258,12 @@ at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const 
   const auto compute = [&](std::size_t t, const nn::Context& own) {
     features[t] = {this->features(t, batch.towers[t], own), batch.towers[t].row};
   };
-  if (conditional()) {
-    compute(1, context);
+  if (joint() != nullptr) {
+    forward_jointly(batch, context, features);
+  } else if (conditional()) {
+    for (std::size_t t = 1; t < towers_.size(); ++t) compute(t, context);
     nn::Context own = context;
-    condition(batch, features[1].rows, own);
+    condition(batch, features, own);
     compute(0, own);
   } else {
     for (std::size_t t = 0; t < towers_.size(); ++t) compute(t, context);
@@ -221,6 +285,14 @@ at::Tensor Model::auxiliary_loss(const Batch& batch) const {
   return sum;
 }
 
+PassMacs Model::joint_macs(std::int64_t tokens) const {
+  if (joint() == nullptr) return {};
+  const backbones::Backbone& other = towers_[1]->backbone();
+  const double share = static_cast<double>(joint()->other_blocks()) / static_cast<double>(std::max<std::int64_t>(other.info().layers, 1));
+  const auto extra = static_cast<double>(joint()->other_macs(other.rows_of(tokens)));
+  return {extra, 2 * extra + share * static_cast<double>(other.block_macs(tokens, false))};
+}
+
 PassMacs Model::macs(const Batch& batch) const {
   PassMacs total;
   for (std::size_t t = 0; t < batch.towers.size(); ++t) {
@@ -230,6 +302,13 @@ PassMacs Model::macs(const Batch& batch) const {
       // The second picture of a pair comes last.
       const Tower& tower = *towers_[t < towers_.size() ? t : 0];
       const PassMacs row = tower.macs(part.tokens[i], part.patches.empty() ? 0 : part.patches[i]);
+      total.forward += row.forward;
+      total.backward += row.backward;
+    }
+  }
+  if (joint() != nullptr) {
+    for (const std::int64_t tokens : batch.towers[1].tokens) {
+      const PassMacs row = joint_macs(tokens);
       total.forward += row.forward;
       total.backward += row.backward;
     }

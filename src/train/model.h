@@ -42,10 +42,16 @@ class Model {
   const Head& head() const { return *head_; }
   nn::Parameters& parameters() { return parameters_; }
 
-  /// Whether the main tower is conditioned on the other one's feature, which is then computed first.
+  /// Widths of the features of all towers but the main one.
+  std::vector<std::int64_t> complementary_widths() const;
+  /// Whether the main tower is conditioned on the others' features, which are then computed first.
   bool conditional() const { return towers_.front()->conditional() != nullptr; }
   /// Task pair: what reads the second picture, which the main tower sees by itself; a batch has it behind the towers' own parts.
   const InputReader* pair_reader() const { return pair_reader_.get(); }
+  /// The expert that runs the main tower and the second one together; null where there is none.
+  const experts::JointExpert* joint() const { return towers_.front()->joint(); }
+  /// Whether tower `tower` gives an input the same feature in every step, whatever else the example has.
+  bool constant(std::size_t tower) const { return !towers_[tower]->trainable() && joint() == nullptr; }
   /// Whether every example must have tower `tower`'s modality, because nothing stands in for it.
   bool needs(std::size_t tower) const;
   /// Which towers lack something to read in some example of `dataset`.
@@ -61,13 +67,19 @@ class Model {
   at::Tensor forward(const Batch& batch, const nn::Context& context) const;
   /// What the experts add to the task's loss for the batch that forward() was called with last: a scalar; undefined where there is nothing.
   at::Tensor auxiliary_loss(const Batch& batch) const;
+  /// What an expert that runs the second tower with the main one adds to its row of `tokens` tokens, and to its way back.
+  PassMacs joint_macs(std::int64_t tokens) const;
   /// Operations of a training step on the batch.
   PassMacs macs(const Batch& batch) const;
 
  private:
   std::vector<std::unique_ptr<Tower>> towers_;
   std::vector<std::unique_ptr<FeatureStore>> stores_;
-  void condition(const Batch& batch, const at::Tensor& features, nn::Context& context) const;
+  void forward_jointly(const Batch& batch, const nn::Context& context, std::vector<TowerFeatures>& features) const;
+  void refuse_video(const ExpertSection& section) const;
+  void open_towers(const BackboneSection& section);
+  void share_pairs(std::vector<InputField>& fields) const;
+  void condition(const Batch& batch, const std::vector<TowerFeatures>& features, nn::Context& context) const;
 
   std::unique_ptr<InputReader> pair_reader_;
   std::unique_ptr<Head> head_;

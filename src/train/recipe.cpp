@@ -29,7 +29,8 @@ const std::vector<Choice<InputField>>& inputs() {
                                                           {"text_pair", InputField::text_pair, "text_pair alone"},
                                                           {"image", InputField::image, "image"},
                                                           {"image_pair", InputField::image_pair, "image_pair"},
-                                                          {"audio", InputField::audio, "audio"}};
+                                                          {"audio", InputField::audio, "audio"},
+                                                          {"video", InputField::video, "video, by a picture tower: frame by frame"}};
   return choices;
 }
 
@@ -41,6 +42,12 @@ void make_absolute(std::string& path) {
 
 }  // namespace
 
+void declare(OptionVisitor& v, FurtherTower& s) {
+  v.field("model", s.model, {.help = "as backbone.main", .required = true});
+  v.choice("pooling", s.pooling, poolings(), {.help = "as backbone.main_pooling"});
+  v.choice("input", s.input, inputs(), {.help = "as backbone.main_input"});
+}
+
 void declare(OptionVisitor& v, BackboneSection& s) {
   v.field("main", s.main, {.help = "model folder, bundled model or name in the HuggingFace cache", .required = true});
   v.field("condition", s.condition, {.help = "a second tower, for the other modality", .unset = "one tower"});
@@ -48,6 +55,9 @@ void declare(OptionVisitor& v, BackboneSection& s) {
   v.choice("condition_pooling", s.condition_pooling, poolings(), {.help = "the same for the second tower"});
   v.choice("main_input", s.main_input, inputs(), {.help = "the field of an example that the main tower reads"});
   v.choice("condition_input", s.condition_input, inputs(), {.help = "the same for the second tower"});
+  v.tables("further", s.further,
+           {.help = "towers beside these two, for a third modality and more; the expert's combine joins their features"});
+  v.field("frames", s.frames, {.help = "pictures of a video that are read, spread evenly over it", .min = 1, .max = 1024});
   v.field("max_length", s.max_length,
           {.help = "longest text in tokens, special tokens included; longer ones are cut",
            .min = 3,
@@ -81,7 +91,9 @@ void declare(OptionVisitor& v, ExpertSection& s) {
   }
   v.variants("method", s.method, variants, {.help = "kind of the expert"});
   v.choice("tower", s.tower,
-           {{"all", ExpertTower::all, "one on every tower"}, {"main", ExpertTower::main}, {"condition", ExpertTower::condition}},
+           {{"all", ExpertTower::all, "one on every tower"},
+            {"main", ExpertTower::main},
+            {"condition", ExpertTower::condition, "one on every tower but the main one"}},
            {.help = "which tower the expert attaches to"});
 }
 
@@ -284,6 +296,11 @@ Recipe read_recipe_file(const std::filesystem::path& path, std::span<const std::
                         .expected = "\"main\" or \"all\"",
                         .hint = "name the second tower in backbone.condition"});
   }
+  if (!recipe.backbone.further.empty() && recipe.backbone.condition.empty())
+    throw UsageError({.what = "further towers without a second one",
+                      .where = path.string() + ": backbone.further",
+                      .hint = "name the second tower in backbone.condition"});
+  for (FurtherTower& one : recipe.backbone.further) make_absolute(one.model);
   for (std::string* file : {&recipe.data.train, &recipe.data.valid, &recipe.data.join, &recipe.data.classes_file, &recipe.backbone.main,
                             &recipe.backbone.condition})
     make_absolute(*file);

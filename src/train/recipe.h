@@ -21,7 +21,16 @@ namespace mmtune::train {
 
 /// Which field of an example a tower reads. `automatic`: text (with text_pair where there is one), image or audio; where both towers have
 /// the same modality, the second reads text_pair or image_pair.
-enum class InputField { automatic, text, text_pair, image, image_pair, audio };
+/// `video` is read by picture towers: frame by frame.
+enum class InputField { automatic, text, text_pair, image, image_pair, audio, video };
+
+/// A tower beside the main and the second one.
+struct FurtherTower {
+  std::string model;
+  backbones::Pooling pooling = backbones::Pooling::automatic;
+  InputField input = InputField::automatic;
+};
+void declare(OptionVisitor& visitor, FurtherTower& tower);
 
 struct BackboneSection {
   std::string main;
@@ -30,6 +39,8 @@ struct BackboneSection {
   backbones::Pooling condition_pooling = backbones::Pooling::automatic;
   InputField main_input = InputField::automatic;
   InputField condition_input = InputField::automatic;
+  std::vector<FurtherTower> further;
+  std::int64_t frames = 8;  ///< of a video
   std::optional<std::int64_t> max_length;
   std::optional<double> max_seconds;
   nn::Storage weights = nn::Storage::f32;
@@ -37,7 +48,8 @@ struct BackboneSection {
 };
 void declare(OptionVisitor& visitor, BackboneSection& section);
 
-/// Where an expert goes. A list of experts is written as [[expert]] tables; one [expert] table is a list of one.
+/// Where an expert goes; `condition`: on every tower but the main one. A list of experts is written as [[expert]] tables; one [expert]
+/// table is a list of one.
 enum class ExpertTower { all, main, condition };
 
 /// The kind's own options live in its experts::ExpertRecipe.

@@ -52,10 +52,12 @@ Json new_record(const Recipe& recipe, const Training& training, std::int64_t tot
   record["task"] = training.task->describe();
   Json towers = Json::array();
   const auto& model = *training.model;
+  std::vector<std::string> models = {recipe.backbone.main, recipe.backbone.condition};
+  for (const FurtherTower& one : recipe.backbone.further) models.push_back(one.model);
   for (std::size_t t = 0; t < model.towers().size(); ++t) {
     const Tower& tower = *model.towers()[t];
     towers.push_back({{"tower", tower.name()},
-                      {"model", t == 0 ? recipe.backbone.main : recipe.backbone.condition},
+                      {"model", models[t]},
                       {"architecture", tower.backbone().info().architecture},
                       {"fingerprint", training.backbones[t]},
                       {"parameters", tower.backbone().parameter_count()}});

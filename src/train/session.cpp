@@ -102,16 +102,24 @@ void leave_out_useless(const Task& task, data::Dataset& train) {
 void check_condition(const fs::path& folder, const Model& model) {
   const io::SafetensorsFile file = io::SafetensorsFile::open(folder / "adapter_model.safetensors");
   const auto text = file.metadata().find("mmtune");
-  if (text == file.metadata().end() || model.towers().size() < 2) return;
+  if (text == file.metadata().end()) return;
   const Json metadata = parse_json(text->second, folder.string() + " (metadata \"mmtune\")");
-  const std::string expected = metadata.value("condition_fingerprint", std::string());
-  const io::Checkpoint& condition = model.towers().back()->checkpoint();
-  const std::string got = io::backbone_fingerprint(condition);
-  if (expected.empty() || expected == got) return;
-  throw Error({.what = "this expert was trained with another conditioning backbone",
-               .where = folder.string(),
-               .expected = "\"" + metadata.value("condition", std::string("a backbone")) + "\" with fingerprint " + expected,
-               .got = "\"" + condition.folder().filename().string() + "\" with fingerprint " + got});
+  for (std::size_t t = 1; t < model.towers().size(); ++t) {
+    const Tower& tower = *model.towers()[t];
+    const std::string expected = metadata.value(tower.name() + "_fingerprint", std::string());
+    const std::string got = io::backbone_fingerprint(tower.checkpoint());
+    if (expected.empty() || expected == got) continue;
+    throw Error({.what = "this expert was trained with another conditioning backbone",
+                 .where = folder.string(),
+                 .expected = "\"" + metadata.value(tower.name(), std::string("a backbone")) + "\" with fingerprint " + expected,
+                 .got = "\"" + tower.checkpoint().folder().filename().string() + "\" with fingerprint " + got});
+  }
+}
+
+std::string listed(const std::vector<std::int64_t>& widths) {
+  std::string text;
+  for (const std::int64_t width : widths) text += (text.empty() ? "" : " + ") + std::to_string(width);
+  return text.empty() ? "none" : text;
 }
 
 Tower& tower_named(Model& model, const std::string& name, const std::string& where) {
@@ -177,7 +185,7 @@ Training prepare_training(const Recipe& recipe) {
                           : recipe.head.absent == Absent::automatic ? model.lacking(training.data.train)
                                                                     : std::vector<bool>(model.towers().size(), false);
   if (const experts::Expert* expert = model.towers().front()->conditional(); expert != nullptr && expert->learns_absent())
-    training.learn_absent.back() = true;
+    std::fill(training.learn_absent.begin() + 1, training.learn_absent.end(), true);
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
   if (recipe.data.on_error == OnError::stop) {
@@ -194,13 +202,14 @@ Training prepare_training(const Recipe& recipe) {
 void save_trained(const RunFolder& run, const Model& model, const std::vector<std::string>& backbones, const Json& metadata) {
   for (const PlacedExpert& one : placed_experts(model)) {
     Json own = metadata;
-    const auto tower = static_cast<std::size_t>(one.tower == model.towers().front().get() ? 0 : 1);
+    const auto place = std::find_if(model.towers().begin(), model.towers().end(), [&](const auto& t) { return t.get() == one.tower; });
+    const auto tower = static_cast<std::size_t>(place - model.towers().begin());
     own["tower"] = one.tower->name();
     own["backbone"] = one.tower->backbone().info().architecture + " \"" + one.tower->checkpoint().folder().filename().string() + "\"";
     own["backbone_fingerprint"] = backbones.at(tower);
-    if (one.expert->conditional()) {
-      own["condition"] = model.towers().back()->checkpoint().folder().filename().string();
-      own["condition_fingerprint"] = backbones.back();
+    for (std::size_t t = 1; t < model.towers().size() && !one.expert->complementary_widths().empty(); ++t) {
+      own[model.towers()[t]->name()] = model.towers()[t]->checkpoint().folder().filename().string();
+      own[model.towers()[t]->name() + "_fingerprint"] = backbones.at(t);
     }
     experts::save_expert(*one.expert, run.path() / one.folder, own);
   }
@@ -243,13 +252,13 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
       const fs::path folder = run.path() / entry.at("folder").get<std::string>();
       tower.add_expert(experts::load_expert(folder, tower.backbone(), io::backbone_fingerprint(tower.checkpoint())));
       const experts::Expert& loaded = *tower.experts().back();
-      if (!loaded.conditional()) continue;
+      if (loaded.complementary_widths().empty()) continue;  // it knows no tower but its own
       check_condition(folder, model);
-      if (model.towers().size() < 2 || loaded.complementary_width() != model.towers().back()->width())
-        throw Error({.what = "the second tower's feature does not fit the expert",
+      if (loaded.complementary_widths() != model.complementary_widths())
+        throw Error({.what = "the features of the towers beside the main one do not fit the expert",
                      .where = folder.string(),
-                     .expected = std::to_string(loaded.complementary_width()) + " values",
-                     .got = model.towers().size() < 2 ? "no second tower" : std::to_string(model.towers().back()->width())});
+                     .expected = listed(loaded.complementary_widths()) + " values",
+                     .got = listed(model.complementary_widths())});
     }
     const auto learned = opened.record.at("learned_absent").get<std::vector<bool>>();
     if (learned.size() != model.towers().size()) throw Error({.what = "the record does not fit the recipe", .where = where});

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "experts/joint.h"
 #include "nn/split_kernel.h"
 #include "train/device.h"
 
@@ -104,6 +105,12 @@ const experts::Expert* Tower::conditional() const {
   return nullptr;
 }
 
+const experts::JointExpert* Tower::joint() const {
+  for (const auto& expert : experts_)
+    if (const auto* const joint = dynamic_cast<const experts::JointExpert*>(expert.get())) return joint;
+  return nullptr;
+}
+
 std::int64_t Tower::width() const {
   const backbones::BackboneInfo& info = backbone_->info();
   if (pooling_ == Pooling::projection) return info.projected;
@@ -127,7 +134,9 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
   // Both keep something of a block for what comes behind it: a side network its state, a router its scores for the loss.
   own.recompute = context.recompute && !has_side_network() && conditional() == nullptr;
   const at::AutoGradMode gradients(at::GradMode::is_enabled() && trainable());
-  return backbones::pool(backbone_->forward(moved_to(inputs, device_), own), pooling_);
+  const at::Tensor rows = pooled(backbone_->forward(moved_to(inputs, device_), own));
+  const std::int64_t frames = reader_->frames();
+  return frames > 1 ? rows.view({-1, frames, rows.size(1)}).amax(1) : rows;
 }
 
 std::string Tower::describe() const {

@@ -16,6 +16,10 @@
 #include "nn/parameters.h"
 #include "train/inputs.h"
 
+namespace mmtune::experts {
+class JointExpert;
+}
+
 namespace mmtune::train {
 
 /// The operations of one pass, in multiply-accumulates: forward, and what its backward pass needs.
@@ -35,6 +39,7 @@ class Tower {
   void move_to(at::Device device);
   /// How its frozen products are computed; `highest` until told otherwise.
   void compute_with(nn::MatmulPrecision precision) { precision_ = precision; }
+  nn::MatmulPrecision precision() const { return precision_; }
   /// Opens what reads its inputs: the folder's tokenizer, image processor or feature extractor. Needed before reader().
   void open_reader(const ReaderOptions& options);
 
@@ -54,9 +59,14 @@ class Tower {
   bool trainable() const { return trainable_; }
   /// The expert that wants the other tower's feature; null where there is none.
   const experts::Expert* conditional() const;
+  /// The expert that runs this tower and another together; null where there is none.
+  const experts::JointExpert* joint() const;
 
-  /// Inputs → [U, D], one feature a row. Nothing is kept for a backward pass where nothing is trainable or gradients are off.
+  /// Inputs → [U, D], one feature a row; a video's is the largest of its frames', value by value. Nothing is kept for a backward pass where
+  /// nothing is trainable or gradients are off.
   at::Tensor features(const backbones::ModelInputs& inputs, const nn::Context& context) const;
+  /// The pooled rows of a pass that somebody else made.
+  at::Tensor pooled(const backbones::ModelOutputs& outputs) const { return backbones::pool(outputs, pooling_); }
   /// What besides the backbone's weights decides the features of a tower without experts.
   std::string describe() const;
   /// Operations of one row of `tokens` tokens in training.

@@ -67,7 +67,7 @@ void prompt_generation(Case& golden) {
   options.experts = table.size(0) - 1;
   options.prompt_length = table.size(2);
   options.mapper_width = golden.take("weight.mapper.0.weight").size(0);
-  options.complementary_width = y.size(1);
+  options.complementary_widths = {y.size(1)};
   options.router_main = golden.take("weight.block.mm_prompt_self_proj.weight").size(0);
   options.router_complementary = golden.take("weight.block.mm_prompt_cross_proj.weight").size(0);
   BareBackbone backbone(backbones::Modality::image, 2, width);
@@ -148,7 +148,7 @@ void importance_cross_only(Case& golden) {
   options.variant = MopeVariant::cross_only;
   options.importance_threshold.reset();  // the variant has a threshold of its own
   options.experts = golden.take("weight.moe_proj.0.weight").size(0);
-  options.complementary_width = y.size(1);
+  options.complementary_widths = {y.size(1)};
   options.mapper = MopeMapper::Kind::plain;
   options.mapper_width = golden.take("weight.instruct_proj.0.weight").size(0);
   constexpr std::int64_t width = 4;

@@ -158,7 +158,7 @@ std::unique_ptr<experts::Expert> deep_prompts(Case& golden, const std::string& o
 
 MopeOptions swin_options(Case& golden, std::int64_t complementary_width) {
   MopeOptions options;
-  options.complementary_width = complementary_width;
+  options.complementary_widths = {complementary_width};
   options.experts = golden.config("K");
   options.prompt_length = golden.config("l");
   options.mapper_width = golden.config("d_map");
@@ -265,7 +265,7 @@ void bert_stack(Case& golden) {
     feature = leaf_of(golden, "input.vision_feature");
     context.complementary = feature;
     MopeOptions options;
-    options.complementary_width = feature.size(1);
+    options.complementary_widths = {feature.size(1)};
     options.prompt_length = golden.config("l_t");
     options.variant = MopeVariant::cross_only;
     options.dynamic_prompt = golden.has("input.route_score");

@@ -29,6 +29,16 @@ std::unique_ptr<Backbone> make_backbone(const std::string& family) {
   } else if (family == "swin") {
     config = {{"model_type", "swin"}, {"image_size", 16},    {"patch_size", 2}, {"embed_dim", 8},
               {"depths", {2, 2}},     {"num_heads", {2, 4}}, {"window_size", 4}};
+  } else if (family.starts_with("wav2vec2")) {
+    config.update({{"model_type", "wav2vec2"},
+                   {"conv_dim", {6, 8}},
+                   {"conv_kernel", {10, 3}},
+                   {"conv_stride", {5, 2}},
+                   {"num_conv_pos_embeddings", 4},
+                   {"num_conv_pos_embedding_groups", 2},
+                   {"feat_extract_norm", "layer"},
+                   {"conv_bias", true},
+                   {"do_stable_layer_norm", family == "wav2vec2_stable"}});
   } else {
     config.update({{"image_size", 12}, {"patch_size", 4}});
   }
@@ -42,6 +52,11 @@ backbones::ModelInputs make_inputs(const std::string& family, std::int64_t batch
     for (std::int64_t i = 0; i < batch; ++i) lengths.push_back(3 + i);
     inputs.text_layout = nn::Layout::packed(lengths);
     inputs.input_ids = at::arange(inputs.text_layout.rows(), at::kLong).remainder(30);
+  } else if (family.starts_with("wav2vec2")) {
+    std::vector<std::int64_t> samples;
+    for (std::int64_t i = 0; i < batch; ++i) samples.push_back(60 + 25 * i);
+    inputs.audio_layout = nn::Layout::packed(samples);
+    inputs.input_values = random({inputs.audio_layout.rows()}, 2);
   } else {
     const std::int64_t side = family == "swin" ? 16 : 12;
     inputs.pixel_values = random({batch, 3, side, side}, 2);
@@ -54,7 +69,7 @@ MopeOptions small(std::int64_t experts = 3) {
   options.experts = experts;
   options.prompt_length = 2;
   options.mapper_width = 5;
-  options.complementary_width = condition_width;
+  options.complementary_widths = {condition_width};
   return options;
 }
 
@@ -290,7 +305,75 @@ TEST_P(Families, ReloadsBitEqual) {
   std::filesystem::remove_all(folder);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backbones, Families, testing::Values("bert", "vit", "swin"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Backbones, Families, testing::Values("bert", "vit", "swin", "wav2vec2", "wav2vec2_stable"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(Families, SeveralComplementaryFeatures) {
+  for (const MopeCombine combine : {MopeCombine::concat, MopeCombine::sum}) {
+    const auto backbone = make_backbone(GetParam());
+    MopeOptions options = small();
+    options.complementary_widths = {4, 4, 4};
+    options.combine = combine;
+    const auto mope = make_mope(options, *backbone);
+    EXPECT_EQ(mope->options().complementary_width(), combine == MopeCombine::sum ? 4 : 12);
+    for (const nn::NamedTensor& item : mope->tensors())
+      if (item.name == "absent") item.tensor.detach().copy_(random({12}, 14));
+    const auto inputs = make_inputs(GetParam(), 2);
+    const at::NoGradGuard no_grad;
+    nn::Context context;
+    context.complementary = random({2, 12}, 5);
+    context.complementary_there = at::tensor({1, 1, 1, 1, 0, 1}).to(at::kBool).view({2, 3});
+    const at::Tensor out = feature(*backbone, inputs, context);
+    // The second tower's feature of example 1 is not looked at, its third one is.
+    context.complementary = context.complementary.clone();
+    context.complementary[1].narrow(0, 4, 4).fill_(50);
+    EXPECT_TRUE(at::equal(feature(*backbone, inputs, context), out));
+    context.complementary[1].narrow(0, 8, 4).add_(1);
+    const at::Tensor moved = (feature(*backbone, inputs, context) - out).abs().amax({1});
+    EXPECT_EQ(moved[0].item<float>(), 0.0F);
+    EXPECT_GT(moved[1].item<float>(), 1e-6);
+    // What stands in is the learned feature.
+    context.complementary_there = {};
+    context.complementary[1].narrow(0, 8, 4).sub_(1);
+    context.complementary[1].narrow(0, 4, 4).copy_(random({12}, 14).narrow(0, 4, 4));
+    EXPECT_LT((feature(*backbone, inputs, context) - out).abs().max().item<float>(), 1e-6);
+  }
+}
+
+TEST(Mope, SumsWhatItIsToldTo) {
+  // y = y1 + y2 through an identity mapper and no router: the same as one tower that gives the sum.
+  const auto backbone = make_backbone("bert");
+  const auto inputs = make_inputs("bert", 2);
+  MopeOptions options = small();
+  options.mapper = MopeMapper::Kind::identity;
+  options.dynamic_prompt = options.static_prompt = false;
+  const at::Tensor first = random({2, 16}, 5), second = random({2, 16}, 6);
+  const at::NoGradGuard no_grad;
+  nn::Context context;
+  at::Tensor together;
+  {
+    options.complementary_widths = {16, 16};
+    options.combine = MopeCombine::sum;
+    const auto mope = make_mope(options, *backbone);
+    context.complementary = at::cat({first, second}, 1);
+    together = feature(*backbone, inputs, context);
+  }
+  options.complementary_widths = {16};
+  const auto mope = make_mope(options, *backbone);
+  context.complementary = first + second;
+  EXPECT_TRUE(at::equal(feature(*backbone, inputs, context), together));
+}
+
+TEST(Mope, SeveralFeaturesReload) {
+  const auto folder = std::filesystem::temp_directory_path() / ("mmtune-mope-several-" + std::to_string(getpid()));
+  const auto backbone = make_backbone("vit");
+  MopeOptions options = small();
+  options.complementary_widths = {4, 6};
+  save_expert(*make_mope(options, *backbone), folder, {{"backbone", "tiny"}, {"backbone_fingerprint", "one"}});
+  const auto loaded = load_expert(folder, *backbone, "one");
+  EXPECT_EQ(loaded->complementary_widths(), (std::vector<std::int64_t>{4, 6}));
+  std::filesystem::remove_all(folder);
+}
 
 TEST(Mope, KeysStayAsTheyAreUnlessLearned) {
   const auto backbone = make_backbone("vit");
@@ -336,7 +419,7 @@ TEST(Mope, RefusesWhatCannotWork) {
   options.prompt_length = 10;  // 21 tokens for 20 positions
   EXPECT_THROW(make_mope(options, *backbone), UsageError);
   options = small();
-  options.complementary_width = 0;
+  options.complementary_widths = {0};
   EXPECT_THROW(make_mope(options, *backbone), UsageError);
   options = small();
   options.mapper = MopeMapper::Kind::identity;  // 6 is not 16
@@ -344,8 +427,35 @@ TEST(Mope, RefusesWhatCannotWork) {
   options = small();
   options.static_prompt = options.dynamic_prompt = options.mapped_prompt = false;
   EXPECT_THROW(make_mope(options, *backbone), UsageError);
+  options = small();
+  options.complementary_widths = {4, 6};
+  options.combine = MopeCombine::sum;
+  EXPECT_THROW(make_mope(options, *backbone), UsageError);
   const auto mope = make_mope(small(), *backbone);
   EXPECT_THROW(backbone->forward(make_inputs("bert", 2), {}), UsageError);
+}
+
+/// A backbone that does not let anybody in between its layers.
+class Closed final : public Backbone {
+ public:
+  Closed() {
+    info_.architecture = "closed";
+    info_.width = 16;
+  }
+  backbones::ModelOutputs forward(const backbones::ModelInputs&, const nn::Context&) override { return {}; }
+  std::int64_t macs(std::int64_t, bool) const override { return 0; }
+  backbones::TensorMap forward_named(const backbones::TensorMap&, const nn::Context&) override { return {}; }
+};
+
+TEST(Mope, RefusesABackboneWithoutAccessToItsLayers) {
+  Closed closed;
+  try {
+    make_mope(small(), closed);
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("no access to the tokens between its layers"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("closed"), std::string::npos);
+  }
 }
 
 }  // namespace
