@@ -8,9 +8,11 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "model_options.h"
 #include "print.h"
 #include "train/explain.h"
 #include "train/explain_apt.h"
+#include "train/features.h"
 #include "train/machine.h"
 #include "train/session.h"
 
@@ -21,12 +23,13 @@ namespace {
 struct Options {
   std::string run, data, out = "report.html";
   std::vector<std::string> assignments, ids;
+  ModelOptions model;
   std::int64_t limit = 2000, batch = 32, gallery = 12;
   bool fast = false;
 };
 
 int run(const Options& options, const Session& session) {
-  const train::TrainedRun opened = train::open_run(options.run, options.assignments);
+  const train::TrainedRun opened = train::open_run(options.run, options.model.applied_to(options.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   data::ReadOptions read = train::question_options_of(opened.recipe.data, options.data, *opened.task);
   read.limit = options.limit;
@@ -43,6 +46,9 @@ int run(const Options& options, const Session& session) {
           (page.towers.size() == 1 ? " tower" : " towers") + " with prompts)\n");
     return 0;
   }
+  // Every expert that is switched off means one more pass over the data, for which frozen towers are not asked again.
+  const data::Dataset* const datasets[] = {&dataset};
+  train::store_frozen_features(*opened.model, datasets, train::store_options_of(opened.recipe.data));
   report::MopePage page = train::explain(opened, dataset, how);
   page.run = name;
   write_file_atomically(options.out, report::mope_page(page));
@@ -71,6 +77,7 @@ Command explain_command() {
             arguments.option("--gallery", &options->gallery, {.help = "inputs shown of every expert", .value = "N", .min = 0});
             arguments.option("--id", &options->ids, {.help = "an example whose way through the experts is shown", .value = "ID"});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            options->model.declare(arguments);
             arguments.flag("--fast", options->fast, "leave out what happens without an expert, a pass over the data for each");
             return [options](const Session& session) { return run(*options, session); };
           },

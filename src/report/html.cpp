@@ -26,6 +26,7 @@ th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:6
 .facts{display:flex;flex-wrap:wrap;gap:.4rem 1.6rem;margin:.6rem 0}.facts div{min-width:6rem}.facts b{display:block;font-size:1.3rem}
 .gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.6rem,1fr));gap:.4rem;margin:.5rem 0}
 .gallery figure{margin:0}.gallery img{width:100%;aspect-ratio:1;object-fit:contain;border:1px solid var(--line);border-radius:.25rem;background:#fff}
+.gallery .wave{width:100%;border:1px solid var(--line);border-radius:.25rem;padding:.15rem}.gallery .sounds{grid-column:span 2}
 .gallery figcaption{font-size:.72rem;line-height:1.2;color:var(--soft);overflow-wrap:anywhere}
 .words span{display:inline-block;margin:0 .45rem .1rem 0}
 ul.texts{margin:.3rem 0;padding-left:1.1rem;font-size:.88rem}

@@ -90,15 +90,18 @@ std::string cut(const std::string& text, std::size_t most) {
 
 std::string figure(const ShownExample& example, const std::string& note) {
   const std::string caption = (example.text.empty() ? "" : escape_html(cut(example.text, 90)) + "<br>") + note;
-  return "<figure><img alt=\"" + escape_html(example.text.empty() ? example.id : example.text) + "\" src=\"" + example.picture +
-         "\"><figcaption>" + caption + "</figcaption></figure>";
+  std::string shown;
+  if (!example.picture.empty())
+    shown = "<img alt=\"" + escape_html(example.text.empty() ? example.id : example.text) + "\" src=\"" + example.picture + "\">";
+  return "<figure" + std::string(example.sound.empty() ? "" : " class=\"sounds\"") + ">" + shown + example.sound + "<figcaption>" +
+         caption + "</figcaption></figure>";
 }
 
 std::string gallery(const ShownExpert& expert) {
   std::string pictures, texts;
   for (const auto& [example, score] : expert.gallery) {
     const std::string note = escape_html(example.label) + " · " + number(score, 2);
-    if (example.picture.empty()) {
+    if (example.picture.empty() && example.sound.empty()) {
       texts += "<li>" + escape_html(cut(example.text.empty() ? example.id : example.text, 160)) + " <small>" + note + "</small></li>";
     } else {
       pictures += figure(example, note);
@@ -180,6 +183,7 @@ std::string path_card(const ExamplePath& path, std::size_t experts) {
   std::string card = "<h3>" + escape_html(cut(example.text.empty() ? example.id : example.text, 120)) + "</h3>";
   if (!example.picture.empty())
     card += "<img alt=\"" + escape_html(example.id) + "\" src=\"" + example.picture + "\" style=\"width:6rem;image-rendering:auto\">";
+  if (!example.sound.empty()) card += "<div style=\"max-width:15rem\">" + example.sound + "</div>";
   card += tag("p",
               "label " + tag("b", escape_html(example.label)) + ", answer " + tag("b", escape_html(example.predicted)) + " (" +
                   number(example.score, 2) + ")",

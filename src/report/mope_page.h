@@ -16,6 +16,7 @@ struct ShownExample {
   std::string id;
   std::string text;     ///< empty: none
   std::string picture;  ///< a data URI; empty: none
+  std::string sound;    ///< SVG, as waveform_svg() draws it; empty: none
   std::string label;    ///< the true one
   std::string predicted;
   double score = 0;  ///< of the prediction

@@ -5,12 +5,14 @@ import os
 import random
 import re
 import subprocess
+import sys
 import time
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from sounds import make_wav2vec2
 from training_support import (COLOURS, PROGRAM, make_image_model, make_picture, make_text_model, mmtune, trained_files, write_jsonl,
                               write_recipe)
 
@@ -167,6 +169,25 @@ def test_a_class_that_a_split_lacks(world, tmp_path):
     assert evaluate(tmp_path / "run", tmp_path / "valid.jsonl")["examples"] == len(one_class)
 
 
+def test_many_experts_take_no_positions(world, tmp_path):
+    recipe = recipe_of(world, tmp_path / "r.toml", expert={"experts": 40}, train={"epochs": 1})  # 40 experts of 2 tokens, 64 positions
+    mmtune("train", recipe, "--out", tmp_path / "run", check=0)
+    assert evaluate(tmp_path / "run", world / "pairs" / "manifest.jsonl")["examples"] == 60
+
+
+def test_all_modalities_missing_in_the_question(world, tmp_path):
+    recipe = recipe_of(world, tmp_path / "r.toml", pairs="lacking")
+    run = tmp_path / "run"
+    mmtune("train", recipe, "--out", run, check=0)
+    write_jsonl(tmp_path / "texts.jsonl", [{"text": f"the box is {colour}", "label": "same"} for colour in COLOURS])
+    assert evaluate(run, tmp_path / "texts.jsonl")["examples"] == 3
+    mmtune("explain", run, "--data", tmp_path / "texts.jsonl", "--out", tmp_path / "x.html", check=0)
+    make_picture(tmp_path / "alone.png", "red", random.Random(1))
+    write_jsonl(tmp_path / "pictures.jsonl", [{"image": "alone.png", "label": "same"}])
+    done = mmtune("eval", run, "--data", tmp_path / "pictures.jsonl", check=1)
+    assert 'lacks what the tower "main" reads' in done.stderr
+
+
 def test_batch_of_one(world, tmp_path):
     recipe = recipe_of(world, tmp_path / "r.toml", train={"batch": 1, "epochs": 1}, data={"limit": 5})
     mmtune("train", recipe, "--out", tmp_path / "run", check=0)
@@ -259,9 +280,10 @@ def test_explain_needs_a_router(world, tmp_path):
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "mope"
 PUBLISHED = ("mm_imdb", "food101", "snli_ve")
+OTHER_DATA = ("mustard", "nlvr", "emoji", "mnist_fsdd")
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem not in PUBLISHED))
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml") if path.stem not in PUBLISHED + OTHER_DATA))
 def test_baselines_run(world, tmp_path, name):
     """Every method that MoPE is compared with trains on tiny models and answers."""
     path = RECIPES / f"{name}.toml"
@@ -272,6 +294,41 @@ def test_baselines_run(world, tmp_path, name):
     mmtune("train", path, "--out", run, *(f"backbone.{key}={value}" for key, value in towers.items()), f"data.train={manifest}",
            f"data.valid={manifest}", "train.batch=12", "train.steps=3", "train.threads=1", check=0)
     assert evaluate(run, manifest)["examples"] == 60
+
+
+@pytest.mark.parametrize("name", ["nlvr", "emoji"])
+def test_recipes_on_shared_data(world, tmp_path, shared, name):
+    recipe = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
+    towers = {key: world / ("vit" if "vit" in recipe["backbone"][key] else "bert") for key in ("main", "condition")}
+    run = tmp_path / "run"
+    manifest = shared / "data" / name / "manifest.jsonl"
+    mmtune("train", RECIPES / f"{name}.toml", "--out", run, *(f"backbone.{key}={value}" for key, value in towers.items()), f"data.train={manifest}",
+           "data.limit=24", "train.batch=6", "train.steps=2", "train.threads=1", check=0)
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["train"]["examples"] == 24 and "accuracy" in record["valid"]
+
+
+def test_digits_seen_and_heard(world, tmp_path, shared):
+    """The pairs as tools/mnist_fsdd.py makes them, with a picture tower for the spectrograms, and with a sound tower."""
+    source = tmp_path / "source"
+    source.mkdir()
+    data = shared / "data" / "mnist_fsdd"
+    for name in ("t10k-images-idx3-ubyte.gz", "fsdd_manifest.jsonl", "fsdd_train.tar", "fsdd_val.tar", "fsdd_test.tar"):
+        (source / name).symlink_to(data / name)
+    pairs = [json.loads(line) for line in (data / "av_pairs.jsonl").read_text().splitlines()]
+    splits = [[pair for pair in pairs if pair["split"] == split] for split in ("train", "val", "test")]
+    few = [pair for split in splits for pair in split[::len(split) // 17][:17]]  # all ten digits
+    write_jsonl(source / "av_pairs.jsonl", few)
+    tool = Path(__file__).resolve().parents[2] / "tools" / "mnist_fsdd.py"
+    done = subprocess.run([sys.executable, tool, source, tmp_path / "data" / "mnist_fsdd"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    make_wav2vec2(world / "wav2vec2")
+    for name, changes in (("seen", [f"backbone.condition={world / 'vit'}"]),
+                          ("heard", [f"backbone.condition={world / 'wav2vec2'}", "backbone.condition_input=audio"])):
+        mmtune("train", RECIPES / "mnist_fsdd.toml", "--out", tmp_path / name, f"backbone.main={world / 'vit'}", *changes, "train.batch=6",
+               "train.steps=2", "train.threads=1", check=0, cwd=tmp_path)
+        assert json.loads((tmp_path / name / "run.json").read_text())["data"]["train"]["examples"] == 17
+        assert evaluate(tmp_path / name, tmp_path / "data" / "mnist_fsdd" / "test.jsonl")["examples"] > 0
 
 
 def published_layout(world, folder, name):
