@@ -47,6 +47,30 @@ def make_triples(folder, count, seed, shares=None, video="folder"):
     return write_jsonl(folder / "manifest.jsonl", rows)
 
 
+def make_roberta(folder, seed=4):
+    import torch
+    from bpe_models import roberta_like
+    from transformers import RobertaConfig, RobertaModel
+
+    torch.manual_seed(seed)
+    made = roberta_like([f"the box is {colour}" for colour in COLOURS] * 50, size=400)
+    config = RobertaConfig(vocab_size=len(made["model"]["vocab"]), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                           max_position_embeddings=40, pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1, initializer_range=0.2)
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer", "model_max_length": 36}))
+
+
+def make_swin(folder, seed=5):
+    import torch
+    from transformers import SwinConfig, SwinModel, ViTImageProcessor
+
+    torch.manual_seed(seed)
+    SwinModel(SwinConfig(image_size=16, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4, initializer_range=0.2),
+              add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modalities")
@@ -55,6 +79,8 @@ def world(tmp_path_factory):
     make_wav2vec2(folder / "wav2vec2")
     make_wav2vec2(folder / "narrow", hidden_size=16, seed=2)
     make_wav2vec2(folder / "stable", seed=3, do_stable_layer_norm=True, feat_extract_norm="layer")
+    make_roberta(folder / "roberta")
+    make_swin(folder / "swin")
     make_triples(folder / "triples", 36, 1)
     make_triples(folder / "lacking", 36, 2, shares={"audio": 0.6, "video": 0.6})
     return folder
@@ -86,6 +112,23 @@ def test_sounds_condition_and_are_conditioned(world, tmp_path, main, condition):
     assert len(answers.splitlines()) == 36
     mmtune("train", recipe, "--out", tmp_path / "again", check=0)
     assert trained_files(tmp_path / "run") == trained_files(tmp_path / "again")
+
+
+@pytest.mark.parametrize("condition", ["bert", "roberta", "vit", "swin", "wav2vec2"])
+@pytest.mark.parametrize("main", ["roberta", "swin"])
+def test_any_encoder_conditions_any_other(world, tmp_path, main, condition):
+    manifest = tmp_path / "m.jsonl"
+    rows = [json.loads(line) for line in (world / "triples" / "manifest.jsonl").read_text().splitlines()][:12]
+    for row in rows:
+        row["audio"], row["text_pair"] = str(world / "triples" / row["audio"]), row["text"]
+        row["image"] = row["image_pair"] = str(world / "triples" / row.pop("video") / "000.png")
+    write_jsonl(manifest, rows)
+    recipe = write_recipe(tmp_path / "r.toml", backbone={"main": world / main, "condition": world / condition}, data={"train": manifest},
+                          expert=[{"method": "mope", "experts": 2, "prompt_length": 1, "mapper_width": 4},
+                                  {"method": "prompt", "tower": "condition", "deep": True, "length": 1}],
+                          train={"steps": 2, "batch": 6, "threads": 1})
+    mmtune("train", recipe, "--out", tmp_path / "run", check=0)
+    assert evaluate(tmp_path / "run", manifest)["examples"] == 12
 
 
 def test_a_frozen_sound_tower_is_asked_once(world, tmp_path):
