@@ -110,11 +110,11 @@ void read_json_list(const fs::path& path, const RowSink& sink) {
   if (list.is_object() && !list.empty() && std::all_of(list.begin(), list.end(), is_row))
     return read_json_object(path, std::move(list), sink);
   if (!list.is_array()) {
-    throw Error(
-        {.what = "a *.json data file must be a list of objects, or an object of them",
-         .where = path.string(),
-         .got = list.type_name(),
-         .hint = "one object a line is *.jsonl; an object must hold rows by their ids, or be a known layout: VQA v2, Karpathy's splits"});
+    throw Error({.what = "a *.json data file must be a list of objects, or an object of them",
+                 .where = path.string(),
+                 .got = list.type_name(),
+                 .hint = "one object a line is *.jsonl; an object must hold rows by their ids, or be one of the known layouts: VQA v2, "
+                         "Karpathy's splits"});
   }
   std::size_t number = 0;
   for (Json& item : list) {
