@@ -19,8 +19,8 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe,   linear_recipe, bitfit_recipe, lora_recipe, ia3_recipe, adapter_recipe,
-                            prefix_recipe, prompt_recipe, ladder_recipe, mope_recipe, apt_recipe, class_token_recipe};
+constexpr Maker makers[] = {full_recipe,   linear_recipe, bitfit_recipe, lora_recipe, ia3_recipe,         adapter_recipe, prefix_recipe,
+                            prompt_recipe, ladder_recipe, mope_recipe,   apt_recipe,  class_token_recipe, pi_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 std::string key_of(const std::string& name) {
