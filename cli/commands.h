@@ -19,5 +19,6 @@ Command pull_command();
 Command export_command();
 Command import_command();
 Command merge_command();
+Command graph_command();
 
 }  // namespace mmtune::cli

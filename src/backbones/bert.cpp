@@ -12,6 +12,7 @@
 #include "backbones/registry.h"
 #include "backbones/stepwise.h"
 #include "core/error.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::backbones {
 
@@ -146,7 +147,7 @@ class Bert final : public Backbone, public Stepwise {
         wider.insert_prompts(types_.select(0, 0).expand({word_site_.prompts.size(0), shape_.width}), 0);
         types = wider.rows;
       }
-      tokens.insert_prompts(nn::dropout(word_site_.prompts, word_site_.dropout, context), 0);
+      tokens.insert_prompts(nn::dropout(nn::spread(word_site_.prompts, context), word_site_.dropout, context), 0);
       tokens.prompt_count = 0;  // rows like all others from here on
     }
     const at::Tensor positions = inputs.position_ids.defined() ? shifted(inputs.position_ids) : number(inputs, tokens.layout);

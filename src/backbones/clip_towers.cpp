@@ -171,14 +171,18 @@ ModelOutputs ClipTextTower::forward(const ModelInputs& given, const nn::Context&
   const bool has_ids = given.input_ids.defined();
   MMTUNE_ASSERT(has_ids || context.read == nn::ReadRows::all);
   const at::Tensor ends = has_ids ? end_positions(given) : at::Tensor();
-  const std::optional<ModelInputs> shortened = context.read == nn::ReadRows::first ? without_tails(given, ends) : std::nullopt;
+  // Squared gradients of single examples need as many rows of each.
+  const bool shortens = context.read == nn::ReadRows::first && context.examples == 0;
+  const std::optional<ModelInputs> shortened = shortens ? without_tails(given, ends) : std::nullopt;
   const ModelInputs& inputs = shortened ? *shortened : given;
 
   const at::Tensor words = has_ids ? nn::lookup(words_, inputs.input_ids) : inputs.inputs_embeds;
   const at::Tensor places =
       inputs.position_ids.defined() ? inputs.position_ids : nn::positions_within(inputs.text_layout, 0, info_.max_length);
   nn::Tokens tokens{words + at::embedding(positions_, nn::beside(places, words)), inputs.text_layout};
-  encoder_(tokens, shortened ? ends : at::Tensor(), context);
+  nn::Context own = context;
+  if (!shortened) own.read = nn::ReadRows::all;
+  encoder_(tokens, shortened ? ends : at::Tensor(), own);
 
   ModelOutputs outputs{.last_hidden_state = norm_(tokens.rows), .layout = tokens.layout};
   if (!has_ids) return outputs;

@@ -207,6 +207,9 @@ class Swin final : public Backbone {
       if (stage.merging) stage.merging->list(sites_);
     }
     norm_.list(sites_);
+    // A place in a window without a patch has the biases of a row that belongs to no example.
+    for (nn::TensorSlot& slot : sites_.tensors)
+      if (slot.name.find(".attention.self.") != std::string::npos && slot.name.ends_with(".bias")) slot.squares = nn::SlotSquares::none;
     info_ = {.architecture = "swin",
              .modality = Modality::image,
              .width = shape_.width_of(shape_.stages() - 1),

@@ -10,6 +10,7 @@
 
 #include "experts/kinds.h"
 #include "nn/layers.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::experts {
 
@@ -21,6 +22,7 @@ struct Options {
   Variant variant = Variant::houlsby;
   std::int64_t bottleneck = 64;
   std::string activation = "relu";
+  bool learned_scale = false;
   double dropout = 0.0;
   double init_std = 0.02;
   double scale = 4.0;
@@ -37,7 +39,8 @@ class Bottleneck final : public nn::SublayerHook {
         down_weight_(normal_leaf({options.bottleneck, width}, options.init_std, generator)),
         down_bias_(leaf(at::zeros({options.bottleneck}))),
         up_weight_(normal_leaf({width, options.bottleneck}, options.variant == Variant::parallel ? options.init_std : 0.0, generator)),
-        up_bias_(leaf(at::zeros({width}))) {
+        up_bias_(leaf(at::zeros({width}))),
+        learned_scale_(options.learned_scale ? leaf(at::ones({1})) : at::Tensor()) {
     if (options.variant != Variant::parallel) return;
     scale_ = options.scale;
     norm_weight_ = leaf(at::ones({width}));
@@ -45,10 +48,11 @@ class Bottleneck final : public nn::SublayerHook {
   }
 
   at::Tensor apply(const at::Tensor& output, const at::Tensor& input, const nn::Layout&, const nn::Context& context) override {
-    const at::Tensor from =
-        norm_weight_.defined() ? at::layer_norm(input, {input.size(-1)}, norm_weight_, norm_bias_, norm_epsilon) : output;
-    const at::Tensor hidden = nn::dropout(nn::activate(at::linear(from, down_weight_, down_bias_), activation_), dropout_, context);
-    return at::add(output, at::linear(hidden, up_weight_, up_bias_), scale_);
+    const at::Tensor from = norm_weight_.defined() ? nn::learned_norm(input, norm_weight_, norm_bias_, norm_epsilon, context) : output;
+    const at::Tensor down = nn::learned_linear(from, down_weight_, down_bias_, context);
+    const at::Tensor hidden = nn::dropout(nn::activate(down, activation_), dropout_, context);
+    const at::Tensor up = nn::learned_linear(hidden, up_weight_, up_bias_, context);
+    return at::add(output, learned_scale_.defined() ? up * nn::spread_rows(learned_scale_, up.size(0), context) : up, scale_);
   }
 
   void list(const std::string& site, std::vector<nn::NamedTensor>& named) const {
@@ -60,12 +64,13 @@ class Bottleneck final : public nn::SublayerHook {
     named.push_back({site + ".adapter.down_proj.bias", down_bias_});
     named.push_back({site + ".adapter.up_proj.weight", up_weight_});
     named.push_back({site + ".adapter.up_proj.bias", up_bias_});
+    if (learned_scale_.defined()) named.push_back({site + ".adapter.scale", learned_scale_});
   }
 
  private:
   double dropout_;
   nn::Activation activation_;
-  at::Tensor down_weight_, down_bias_, up_weight_, up_bias_;
+  at::Tensor down_weight_, down_bias_, up_weight_, up_bias_, learned_scale_;
   at::Tensor norm_weight_, norm_bias_;  ///< of parallel ones
   double scale_ = 1.0;
 };
@@ -89,9 +94,13 @@ class Adapter final : public Expert {
     return named;
   }
   Json config() const override {
-    return {{"peft_type", "MMTUNE_ADAPTER"},      {"variant", variant_names[static_cast<std::size_t>(options_.variant)].second},
-            {"bottleneck", options_.bottleneck},  {"activation", options_.activation},
-            {"dropout", options_.dropout},        {"scale", options_.scale},
+    return {{"peft_type", "MMTUNE_ADAPTER"},
+            {"variant", variant_names[static_cast<std::size_t>(options_.variant)].second},
+            {"bottleneck", options_.bottleneck},
+            {"activation", options_.activation},
+            {"learned_scale", options_.learned_scale},
+            {"dropout", options_.dropout},
+            {"scale", options_.scale},
             {"behind_norm", options_.behind_norm}};
   }
   void set_enabled(bool enabled) override {
@@ -101,6 +110,7 @@ class Adapter final : public Expert {
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
+  bool squares_gradients() const override { return true; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;
     for (const nn::SublayerSite* site : sites_)
@@ -131,6 +141,7 @@ class Recipe final : public ExpertRecipe {
     v.field("bottleneck", options_.bottleneck, {.help = "width of the bottleneck", .min = 1, .max = 65536});
     v.field("activation", options_.activation,
             {.help = "between the two projections", .choices = {"relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh"}});
+    v.field("learned_scale", options_.learned_scale, {.help = "learn one factor on what the adapter adds, beginning at 1"});
     v.field("dropout", options_.dropout, {.help = "dropout behind the activation while training", .min = 0, .below = 1});
     v.field(
         "init_std", options_.init_std,
@@ -156,6 +167,7 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "bottleneck", options_.bottleneck);
     if (options_.bottleneck < 1 || options_.bottleneck > 65536) throw Error({.what = "bottleneck is out of range", .where = where});
     read(config, where, "activation", options_.activation);
+    read(config, where, "learned_scale", options_.learned_scale);
     read(config, where, "dropout", options_.dropout);
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {

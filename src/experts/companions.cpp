@@ -55,6 +55,11 @@ class Accompanied final : public Expert {
   }
   bool enabled() const override { return expert_->enabled(); }
   bool mergeable() const override { return expert_->mergeable(); }
+  void before_pass(const nn::Context& context) override {
+    expert_->before_pass(context);
+    if (enabled()) unfrozen_.put_for(context);
+  }
+  bool squares_gradients() const override { return expert_->squares_gradients() && unfrozen_.squares_gradients(); }
   std::int64_t extra_macs(std::int64_t tokens) const override { return expert_->extra_macs(tokens); }
 
  private:

@@ -47,6 +47,14 @@ class Expert {
   virtual std::vector<std::int64_t> complementary_widths() const { return {}; }
   /// Whether it learns what stands in for an absent complementary modality even if every training example has it.
   virtual bool learns_absent() const { return false; }
+  /// To be called before every forward pass of the model, and after the last backward pass of a step: for experts whose tensors in the
+  /// backbone are made from those that learn.
+  virtual void before_pass(const nn::Context&) {}
+  virtual void after_backward() {}
+  /// Whether all that it trains gets squared gradients where nn::Context::examples asks for them.
+  virtual bool squares_gradients() const { return false; }
+  /// What a run keeps of it: itself, or the expert that it has become.
+  virtual const Expert& kept() const { return *this; }
   /// What the latest forward pass adds to the task's loss: a scalar with a graph, weighted; undefined where there is nothing to add.
   virtual at::Tensor auxiliary_loss() const { return {}; }
 
@@ -65,6 +73,14 @@ class ExpertRecipe {
   /// Creates the tensors (trainable leaves) and hooks. Throws Error when no site matches, naming the pattern and the nearest site names.
   /// The expert must not outlive `backbone`.
   virtual std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const = 0;
+
+  /// Options that name files or folders.
+  virtual std::vector<std::string*> paths() { return {}; }
+  /// Whether it is built from experts that must belong to the backbone with this fingerprint: build_on() is then called, not build().
+  virtual bool needs_fingerprint() const { return false; }
+  virtual std::unique_ptr<Expert> build_on(backbones::Backbone& backbone, const std::string&, at::Generator generator) const {
+    return build(backbone, std::move(generator));
+  }
 
   /// Whether the expert, on the main tower, works with the towers beside it.
   virtual bool conditional() const { return false; }

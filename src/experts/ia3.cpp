@@ -57,6 +57,7 @@ class Ia3 final : public Expert {
   }
   bool enabled() const override { return enabled_; }
   bool mergeable() const override { return true; }
+  bool squares_gradients() const override { return true; }
 
   std::int64_t extra_macs(std::int64_t tokens) const override {
     std::int64_t macs = 0;

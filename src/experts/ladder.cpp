@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "experts/kinds.h"
 #include "nn/layers.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::experts {
 
@@ -35,7 +36,7 @@ constexpr std::int64_t usual_head_width = 64;
 struct Map {
   Map(std::int64_t in, std::int64_t out, double std, at::Generator& generator)
       : weight(normal_leaf({out, in}, std, generator)), bias(leaf(at::zeros({out}))) {}
-  at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+  at::Tensor operator()(const at::Tensor& x, const nn::Context& context) const { return nn::learned_linear(x, weight, bias, context); }
   void list(const std::string& name, std::vector<nn::NamedTensor>& named) const {
     named.push_back({name + ".weight", weight});
     named.push_back({name + ".bias", bias});
@@ -47,7 +48,9 @@ struct Map {
 
 struct Norm {
   explicit Norm(std::int64_t width) : weight(leaf(at::ones({width}))), bias(leaf(at::zeros({width}))) {}
-  at::Tensor operator()(const at::Tensor& x) const { return at::layer_norm(x, {x.size(-1)}, weight, bias, epsilon); }
+  at::Tensor operator()(const at::Tensor& x, const nn::Context& context) const {
+    return nn::learned_norm(x, weight, bias, epsilon, context);
+  }
   void list(const std::string& name, std::vector<nn::NamedTensor>& named) const {
     named.push_back({name + ".weight", weight});
     named.push_back({name + ".bias", bias});
@@ -75,18 +78,18 @@ struct Rung {
   /// State and block output, rows [N, w] and [N, D] → the new state.
   at::Tensor climb(const at::Tensor& state, const at::Tensor& output, const nn::Layout& layout, std::int64_t heads, bool causal,
                    const Options& options, const nn::Context& context) const {
-    at::Tensor x = down(output);
+    at::Tensor x = down(output, context);
     if (options.gated) {
-      const at::Tensor kept = at::sigmoid(gate / gate_temperature);
+      const at::Tensor kept = at::sigmoid(nn::spread_rows(gate, x.size(0), context) / gate_temperature);
       x = kept * state + (1 - kept) * x;
     } else {
       x = x + state;
     }
-    const std::vector<at::Tensor> parts = qkv(norm_before(x)).chunk(3, 1);
+    const std::vector<at::Tensor> parts = qkv(norm_before(x, context), context).chunk(3, 1);
     const at::Tensor attended =
         nn::attention(parts[0].contiguous(), parts[1].contiguous(), parts[2].contiguous(), heads, layout, layout, {.causal = causal});
-    x = x + nn::dropout(attention_output(attended), options.dropout, context);
-    return x + nn::dropout(down_inner(at::gelu(up_inner(norm_after(x)))), options.dropout, context);
+    x = x + nn::dropout(attention_output(attended, context), options.dropout, context);
+    return x + nn::dropout(down_inner(at::gelu(up_inner(norm_after(x, context), context)), context), options.dropout, context);
   }
 
   void list(const std::string& name, const Options& options, std::vector<nn::NamedTensor>& named) const {
@@ -174,6 +177,7 @@ class Ladder final : public Expert {
   }
   bool enabled() const override { return enabled_; }
   bool beside_backbone() const override { return true; }
+  bool squares_gradients() const override { return true; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
     const auto rows_at = [&](std::size_t i) { return backbone_->rows_at(sites_[i]->name, sites_[i]->layer, tokens); };
     std::int64_t total = rows_at(0) * start_.macs() + rows_at(sites_.size() - 1) * end_.macs();
@@ -186,9 +190,9 @@ class Ladder final : public Expert {
     return total;
   }
 
-  void before_block(std::size_t rung, const nn::Tokens& tokens) {
+  void before_block(std::size_t rung, const nn::Tokens& tokens, const nn::Context& context) {
     if (rung == 0) {
-      state_ = start_(tokens.rows.detach());
+      state_ = start_(tokens.rows.detach(), context);
     } else if (state_.size(0) != tokens.rows.size(0)) {
       state_ = merged(state_, tokens.layout.batch(), columns_);
     }
@@ -198,7 +202,7 @@ class Ladder final : public Expert {
     const nn::SequenceSite& site = *sites_[rung];
     state_ = rungs_[rung].climb(state_, tokens.rows.detach(), tokens.layout, heads_, site.causal, options_, context);
     if (!site.last) return;
-    tokens.rows = tokens.rows + end_(norm_(state_));
+    tokens.rows = tokens.rows + end_(norm_(state_, context), context);
     state_.reset();
   }
 
@@ -217,8 +221,8 @@ class Ladder final : public Expert {
   std::int64_t columns_ = 0;  ///< of the rows that state_ has
 };
 
-void Step::before_block(nn::Tokens& tokens, const nn::Context&) {
-  ladder_->before_block(rung_, tokens);
+void Step::before_block(nn::Tokens& tokens, const nn::Context& context) {
+  ladder_->before_block(rung_, tokens, context);
 }
 void Step::after_block(nn::Tokens& tokens, const nn::Context& context) {
   ladder_->after_block(rung_, tokens, context);

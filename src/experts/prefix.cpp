@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "experts/kinds.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::experts {
 
@@ -22,8 +23,8 @@ class Slot final : public nn::KeyValueHook {
       : table_(std::move(table)), index_(index), slots_(slots), heads_(heads), dropout_(dropout) {}
 
   nn::KeyValueRows rows(const nn::Context& context) override {
-    const at::Tensor all = table_.view({table_.size(0), slots_, 2, heads_, -1}).select(1, index_);
-    return {nn::dropout(all.select(1, 0), dropout_, context), nn::dropout(all.select(1, 1), dropout_, context)};
+    const at::Tensor all = nn::spread(table_.view({table_.size(0), slots_, 2, heads_, -1}).select(1, index_), context);
+    return {nn::dropout(all.select(-3, 0), dropout_, context), nn::dropout(all.select(-3, 1), dropout_, context)};
   }
 
  private:
@@ -67,6 +68,7 @@ class Prefix final : public Expert {
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
+  bool squares_gradients() const override { return true; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
     return static_cast<std::int64_t>(sites_.size()) * 2 * tokens * options_.length * width_;
   }

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "experts/kinds.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::experts {
 
@@ -28,10 +29,11 @@ class BlockPrompt final : public nn::SequenceHook {
 
   void before_block(nn::Tokens& tokens, const nn::Context& context) override {
     if (!options_.deep && tokens.prompt_count > 0) return;
-    at::Tensor prompts = table_;
+    at::Tensor prompts = nn::spread(table_, context);
     if (context.training && options_.dropout > 0) {
       // Every example drops values of its own.
-      prompts = nn::dropout(table_.unsqueeze(0).expand({tokens.layout.batch(), table_.size(0), table_.size(1)}), options_.dropout, context);
+      if (prompts.dim() == 2) prompts = prompts.unsqueeze(0).expand({tokens.layout.batch(), table_.size(0), table_.size(1)});
+      prompts = nn::dropout(prompts, options_.dropout, context);
     }
     if (tokens.prompt_count > 0) {
       tokens.replace_prompts(prompts);
@@ -57,7 +59,13 @@ class BlockPrompt final : public nn::SequenceHook {
 class AttendedPrompt final : public nn::KeyValueHook {
  public:
   AttendedPrompt(const nn::KeyValueSite& site, at::Tensor table) : site_(&site), table_(std::move(table)) {}
-  nn::KeyValueRows rows(const nn::Context& context) override { return site_->project(table_, context); }
+  nn::KeyValueRows rows(const nn::Context& context) override {
+    if (context.examples == 0) return site_->project(table_, context);
+    // Prompts of its own for every example.
+    const nn::KeyValueRows made = site_->project(nn::spread(table_, context).view({-1, table_.size(1)}), context);
+    const auto apart = [&](const at::Tensor& rows) { return rows.view({context.examples, -1, rows.size(1), rows.size(2)}); };
+    return {apart(made.keys), apart(made.values)};
+  }
 
  private:
   const nn::KeyValueSite* site_;
@@ -118,6 +126,7 @@ class Prompt final : public Expert {
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
+  bool squares_gradients() const override { return true; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
     if (options_.deep && prompts_end(*backbone_, sites_)) return ending_prompt_macs(sites_, tokens, options_.length);
     // Prompts are ordinary tokens in every block.
@@ -164,6 +173,7 @@ class WordPrompt final : public Expert {
     enabled_ = enabled;
   }
   bool enabled() const override { return enabled_; }
+  bool squares_gradients() const override { return true; }
   std::int64_t extra_macs(std::int64_t tokens) const override {
     return backbone_->macs(tokens + options_.length, false) - backbone_->macs(tokens, false);
   }

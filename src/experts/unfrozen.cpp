@@ -5,7 +5,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "experts/kinds.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::experts {
 
@@ -34,6 +37,10 @@ class Unfrozen final : public Expert {
   }
   bool enabled() const override { return enabled_; }
   bool mergeable() const override { return true; }
+  void before_pass(const nn::Context& context) override {
+    if (enabled_) tensors_.put_for(context);
+  }
+  bool squares_gradients() const override { return tensors_.squares_gradients(); }
   std::int64_t extra_macs(std::int64_t) const override { return 0; }
 
  private:
@@ -106,12 +113,24 @@ UnfrozenTensors::UnfrozenTensors(const std::vector<nn::TensorSlot>& slots, const
   MMTUNE_ASSERT(slots.size() == names.size());
   for (std::size_t i = 0; i < slots.size(); ++i) {
     trained_.push_back({names[i], leaf(*slots[i].tensor)});
-    places_.push_back({slots[i].tensor, *slots[i].tensor});
+    places_.push_back({slots[i].tensor, *slots[i].tensor, slots[i].squares});
   }
 }
 
 void UnfrozenTensors::put(bool enabled) {
   for (std::size_t i = 0; i < places_.size(); ++i) *places_[i].tensor = enabled ? trained_[i].tensor : places_[i].frozen;
+}
+
+void UnfrozenTensors::put_for(const nn::Context& context) {
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    if (places_[i].squares != nn::SlotSquares::spread) continue;
+    const at::Tensor& leaf = trained_[i].tensor;
+    *places_[i].tensor = context.examples > 0 ? nn::spread(leaf, context).unsqueeze(1) : leaf;
+  }
+}
+
+bool UnfrozenTensors::squares_gradients() const {
+  return std::none_of(places_.begin(), places_.end(), [](const Place& place) { return place.squares == nn::SlotSquares::none; });
 }
 
 std::unique_ptr<ExpertRecipe> full_recipe() {

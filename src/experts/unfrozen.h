@@ -14,12 +14,17 @@ class UnfrozenTensors {
   UnfrozenTensors(const std::vector<nn::TensorSlot>& slots, const std::vector<std::string>& names);
 
   void put(bool enabled);
+  /// What the coming pass needs in the places, where they are the trained ones': nn::Context::examples.
+  void put_for(const nn::Context& context);
+  /// Whether every slot's layer can give squared gradients.
+  bool squares_gradients() const;
   const std::vector<nn::NamedTensor>& tensors() const { return trained_; }
 
  private:
   struct Place {
     at::Tensor* tensor;
     at::Tensor frozen;
+    nn::SlotSquares squares;
   };
   std::vector<nn::NamedTensor> trained_;
   std::vector<Place> places_;

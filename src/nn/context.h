@@ -4,6 +4,7 @@
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <optional>
 
 namespace mmtune::nn {
@@ -29,6 +30,11 @@ struct Context {
   at::Tensor complementary;
   /// [B], or [B, towers], bool: which examples have that modality; undefined: all.
   at::Tensor complementary_there;
+  /// More than 0: what learns gets, in the place of its gradient, the sum over this many examples of the squares of their gradients
+  /// (nn/squared_gradients.h). Every matrix of rows then belongs to the examples in their order, with as many rows each.
+  std::int64_t examples = 0;
+  /// Then: every row of a linear map counts as an example of its own. Cheaper, and the same only where an example is one row.
+  bool by_row = false;
 };
 
 /// Inverted dropout with the context's generator; the identity outside training and at rate 0 (no mask is drawn then).

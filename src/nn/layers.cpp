@@ -46,12 +46,16 @@ LayerNorm::LayerNorm(const Weights& weights, std::int64_t width, double epsilon)
       bias_(weights.tensor("bias", {width}, Init::zeros)) {}
 
 at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
-  return at::layer_norm(x, {width_}, weight_, bias_, epsilon_);
+  if (weight_.dim() == 1 && bias_.dim() == 1) return at::layer_norm(x, {width_}, weight_, bias_, epsilon_);
+  // A tensor an example (SlotSquares::spread).
+  const std::int64_t examples = (weight_.dim() == 1 ? bias_ : weight_).size(0);
+  const at::Tensor normed = at::layer_norm(x, {width_}, {}, {}, epsilon_).view({examples, -1, width_});
+  return (normed * weight_ + bias_).view_as(x);
 }
 
 void LayerNorm::list(SiteTable& table) {
-  table.tensors.push_back({name_ + ".weight", &weight_});
-  table.tensors.push_back({name_ + ".bias", &bias_});
+  table.tensors.push_back({name_ + ".weight", &weight_, SlotSquares::spread});
+  table.tensors.push_back({name_ + ".bias", &bias_, SlotSquares::spread});
 }
 
 }  // namespace mmtune::nn

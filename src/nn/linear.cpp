@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "nn/layers.h"
 #include "nn/split_product.h"
+#include "nn/squared_gradients.h"
 
 namespace mmtune::nn {
 
@@ -22,6 +23,8 @@ struct Plan {
   std::vector<std::int64_t> term_map;
   std::vector<double> term_scale;
   MatmulPrecision precision = MatmulPrecision::highest;
+  std::int64_t examples = 0;  ///< as in Context
+  bool by_row = false;
 };
 
 /// Differentiable inputs: x [N, in], then A_j [r_j, in] and B_j [out, r_j] of every term. The frozen weights are no inputs of the node.
@@ -44,6 +47,8 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
     context->saved_data["scales"] = plan.term_scale;
     context->saved_data["maps"] = plan.term_map;
     context->saved_data["precision"] = static_cast<std::int64_t>(plan.precision);
+    context->saved_data["examples"] = plan.examples;
+    context->saved_data["by_row"] = plan.by_row;
     context->set_materialize_grads(false);
     return outputs;
   }
@@ -54,6 +59,8 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
     const auto scales = context->saved_data["scales"].toDoubleVector();
     const auto maps = context->saved_data["maps"].toIntVector();
     const auto precision = static_cast<MatmulPrecision>(context->saved_data["precision"].toInt());
+    const std::int64_t examples = context->saved_data["examples"].toInt();
+    const bool by_row = context->saved_data["by_row"].toBool();
     const bool need_input = context->needs_input_grad(0);
     at::Tensor dx;
     if (need_input)
@@ -65,8 +72,13 @@ class FrozenGroup : public torch::autograd::Function<FrozenGroup> {
       if (!dy.defined()) continue;
       const at::Tensor &a = saved[3 * j], &b = saved[3 * j + 1], &h = saved[3 * j + 2], &x = saved.back();
       const at::Tensor g = dy.mm(b).mul_(scales[j]);
-      result[1 + 2 * j] = g.t().mm(x);
-      result[2 + 2 * j] = dy.t().mm(h).mul_(scales[j]);
+      if (examples > 0) {
+        result[1 + 2 * j] = squared_products(g, x, examples, by_row);
+        result[2 + 2 * j] = squared_products(dy, h, examples, by_row).mul_(scales[j] * scales[j]);
+      } else {
+        result[1 + 2 * j] = g.t().mm(x);
+        result[2 + 2 * j] = dy.t().mm(h).mul_(scales[j]);
+      }
       if (need_input) LeftFactor(g, MatmulPrecision::highest).add_product(a, dx);
     }
     result[0] = dx;
@@ -81,6 +93,13 @@ bool plain_path(const WeightSite& site, const Context& context) {
   return false;
 }
 
+/// The map itself, whose tensors may be trained ones.
+at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const Context& context) {
+  const bool learns = weight.requires_grad() || (bias.defined() && bias.requires_grad());
+  return learns && context.examples > 0 ? learned_linear(x, as_float(weight), bias, context)
+                                        : frozen_matrix(x, weight, bias, context.matmul_precision);
+}
+
 /// DoRA: m / ‖W + s B A‖ · (W x + s B A x) + bias. With dropout, x stands behind it in all but the frozen map itself, as in PEFT.
 at::Tensor decomposed(const at::Tensor& x, const WeightSite& site, const LowRank& term, const Context& context) {
   at::Tensor length;
@@ -88,35 +107,34 @@ at::Tensor decomposed(const at::Tensor& x, const WeightSite& site, const LowRank
     const at::NoGradGuard no_grad;
     length = at::addmm(as_float(site.weight), term.b, term.a, 1.0, term.scale).norm(2, {1});
   }
-  const at::Tensor share = term.magnitude / length;
+  const at::Tensor share = spread_rows(term.magnitude, x.size(0), context) / length;
   const at::Tensor dropped = dropout(x, term.dropout, context);
-  const at::Tensor update = at::linear(at::linear(dropped, term.a), term.b) * term.scale;
+  const at::Tensor update = learned_linear(learned_linear(dropped, term.a, {}, context), term.b, {}, context) * term.scale;
   if (dropped.is_same(x)) {
     const at::Tensor y = (frozen_matrix(x, site.weight, {}, context.matmul_precision) + update) * share;
-    return site.bias.defined() ? y + site.bias : y;
+    return site.bias.defined() ? y + spread_rows(site.bias, x.size(0), context) : y;
   }
-  const MatmulPrecision precision = context.matmul_precision;
-  return frozen_matrix(x, site.weight, site.bias, precision) + frozen_matrix(dropped, site.weight, {}, precision) * (share - 1.0) +
+  return matrix(x, site.weight, site.bias, context) + frozen_matrix(dropped, site.weight, {}, context.matmul_precision) * (share - 1.0) +
          update * share;
 }
 
 at::Tensor plain(const at::Tensor& x, const WeightSite& site, const Context& context) {
   at::Tensor in = x;
   for (const Scaling* scaling : site.scalings)
-    if (scaling->input) in = in * scaling->factors;
+    if (scaling->input) in = in * spread_rows(scaling->factors, in.size(0), context);
   at::Tensor y;
   if (!site.low_rank.empty() && site.low_rank.front()->magnitude.defined()) {
     MMTUNE_ASSERT(site.low_rank.size() == 1);
     y = decomposed(in, site, *site.low_rank.front(), context);
   } else {
-    y = frozen_matrix(in, site.weight, site.bias, context.matmul_precision);
+    y = matrix(in, site.weight, site.bias, context);
     for (const LowRank* term : site.low_rank) {
-      const at::Tensor h = at::linear(dropout(in, term->dropout, context), term->a);
-      y = y + at::linear(h, term->b) * term->scale;
+      const at::Tensor h = learned_linear(dropout(in, term->dropout, context), term->a, {}, context);
+      y = y + learned_linear(h, term->b, {}, context) * term->scale;
     }
   }
   for (const Scaling* scaling : site.scalings)
-    if (!scaling->input) y = y * scaling->factors.t();
+    if (!scaling->input) y = y * spread_rows(scaling->factors.t(), y.size(0), context);
   return y;
 }
 
@@ -151,8 +169,8 @@ Linear::Linear(const Weights& weights, std::int64_t in, std::int64_t out, std::i
 
 void Linear::list(SiteTable& table) {
   table.weights.push_back(&site_);
-  table.tensors.push_back({site_.name + ".weight", &site_.weight});
-  if (site_.bias.defined()) table.tensors.push_back({site_.name + ".bias", &site_.bias});
+  table.tensors.push_back({site_.name + ".weight", &site_.weight, SlotSquares::itself});
+  if (site_.bias.defined()) table.tensors.push_back({site_.name + ".bias", &site_.bias, SlotSquares::itself});
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x, const Context& context) const {
@@ -172,6 +190,8 @@ std::vector<at::Tensor> linear_group(const at::Tensor& x, std::span<const Linear
   std::vector<at::Tensor> factors;
   Plan plan;
   plan.precision = context.matmul_precision;
+  plan.examples = context.examples;
+  plan.by_row = context.by_row;
   for (std::size_t i = 0; i < maps.size(); ++i) {
     const WeightSite& site = maps[i]->site();
     plan.weights.push_back(site.weight);

@@ -144,10 +144,18 @@ struct InputSite {
   InputHook* hook = nullptr;
 };
 
+/// What the layer of a slot does where squared gradients are wanted (Context::examples).
+enum class SlotSquares {
+  none,    ///< it knows nothing of them
+  itself,  ///< gives them to the tensor in the slot
+  spread   ///< takes a tensor an example, [B, 1, D], in the place of one [D] (nn/squared_gradients.h)
+};
+
 /// A tensor of the backbone under its checkpoint's name; experts that free weights or biases swap `*tensor`.
 struct TensorSlot {
   std::string name;
   at::Tensor* tensor = nullptr;
+  SlotSquares squares = SlotSquares::none;
 };
 
 /// All sites of one backbone. The pointers are the backbone's own and live as long as it does.

@@ -163,17 +163,26 @@ at::Tensor Classify::multi_targets(const data::Dataset& dataset, std::span<const
   return targets;
 }
 
-at::Tensor Classify::loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const {
+/// Targets: class numbers [B], or one row of zeros and ones an example.
+at::Tensor Classify::loss_against(const at::Tensor& logits, const at::Tensor& targets) const {
   const auto optional = [&](const at::Tensor& tensor) {
     return tensor.defined() ? std::optional<at::Tensor>(nn::beside(tensor, logits)) : std::nullopt;
   };
-  if (!multi_label_) {
-    return at::cross_entropy_loss(logits, nn::beside(single_targets(dataset, examples), logits), optional(weight_tensor_),
-                                  at::Reduction::Sum, -100, label_smoothing_);
-  }
-  const at::Tensor targets = nn::beside(multi_targets(dataset, examples), logits) * (1.0 - label_smoothing_) + 0.5 * label_smoothing_;
-  return at::binary_cross_entropy_with_logits(logits, targets, optional(weight_tensor_), optional(positive_tensor_), at::Reduction::Sum) /
+  if (!multi_label_) return at::cross_entropy_loss(logits, targets, optional(weight_tensor_), at::Reduction::Sum, -100, label_smoothing_);
+  return at::binary_cross_entropy_with_logits(logits, targets * (1.0 - label_smoothing_) + 0.5 * label_smoothing_, optional(weight_tensor_),
+                                              optional(positive_tensor_), at::Reduction::Sum) /
          static_cast<double>(outputs());
+}
+
+at::Tensor Classify::loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const {
+  const at::Tensor targets = multi_label_ ? multi_targets(dataset, examples) : single_targets(dataset, examples);
+  return loss_against(logits, nn::beside(targets, logits));
+}
+
+at::Tensor Classify::sampled_loss(const at::Tensor& logits, at::Generator generator) const {
+  const at::Tensor answers = logits.detach();
+  if (multi_label_) return loss_against(logits, at::bernoulli(answers.sigmoid(), std::move(generator)));
+  return loss_against(logits, at::multinomial(answers.softmax(1), 1, true, std::move(generator)).squeeze(1));
 }
 
 std::unique_ptr<Scorer> Classify::scorer() const {

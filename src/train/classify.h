@@ -21,6 +21,7 @@ class Classify final : public Task {
   std::int64_t outputs() const override { return static_cast<std::int64_t>(classes_.size()); }
   double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
   at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
+  at::Tensor sampled_loss(const at::Tensor& logits, at::Generator generator) const override;
   std::unique_ptr<Scorer> scorer() const override;
   std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const override;
   std::vector<std::string> metric_names() const override;
@@ -32,6 +33,7 @@ class Classify final : public Task {
   static std::unique_ptr<Classify> described(const Recipe& recipe, const Json& description, const std::string& where);
 
  private:
+  at::Tensor loss_against(const at::Tensor& logits, const at::Tensor& targets) const;
   at::Tensor single_targets(const data::Dataset& dataset, std::span<const std::int64_t> examples) const;
   at::Tensor multi_targets(const data::Dataset& dataset, std::span<const std::int64_t> examples) const;
 

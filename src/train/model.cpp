@@ -137,6 +137,10 @@ void Model::build_experts(const Recipe& recipe) {
       if (section.tower != ExpertTower::all && main != (section.tower == ExpertTower::main)) continue;
       if (conditional && !main) continue;
       at::Generator generator = generator_of(recipe.train.seed, own);
+      if (section.recipe().needs_fingerprint()) {
+        tower->add_expert(section.recipe().build_on(tower->backbone(), io::backbone_fingerprint(tower->checkpoint()), generator));
+        continue;
+      }
       tower->add_expert(conditional ? section.recipe().build_conditioned(tower->backbone(), complementary_widths(), generator)
                                     : section.recipe().build(tower->backbone(), generator));
     }
@@ -187,7 +191,11 @@ std::vector<OptimiserGroup> Model::gather(const TrainSection& section) {
   for (const auto& tower : towers_)
     for (const nn::NamedTensor& item : tower->tensors()) parameters_.add(item.name, item.tensor);
   for (const nn::NamedTensor& item : head_->tensors()) parameters_.add("head." + item.name, item.tensor);
-  return flatten_into_groups(parameters_, section);
+  TrainSection own = section;
+  for (const experts::Interpolated* one : interpolated())
+    if (one->options().coefficient_lr && one->learns_coefficients() && own.groups.size() == section.groups.size())
+      own.groups.push_back({.pattern = "coefficients", .lr_scale = *one->options().coefficient_lr / section.lr, .weight_decay = 0.0});
+  return flatten_into_groups(parameters_, own);
 }
 
 std::vector<bool> Model::lacking(const data::Dataset& dataset) const {
@@ -202,12 +210,12 @@ void Model::set_store(std::size_t tower, FeatureStore store) {
   stores_[tower] = std::make_unique<FeatureStore>(std::move(store));
 }
 
-BatchReader Model::reader(OnError on_error) const {
+BatchReader Model::reader(OnError on_error, bool by_example) const {
   std::vector<BatchReader::Source> sources;
   for (std::size_t t = 0; t < towers_.size(); ++t)
-    sources.push_back(
-        {&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t), joint() != nullptr || (t == 0 && conditional())});
-  if (pair_reader_) sources.push_back({pair_reader_.get(), nullptr, "main (image_pair)", true, false});
+    sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t),
+                       by_example || joint() != nullptr || (t == 0 && conditional())});
+  if (pair_reader_) sources.push_back({pair_reader_.get(), nullptr, "main (image_pair)", true, by_example});
   return {std::move(sources), on_error};
 }
 
@@ -248,13 +256,39 @@ void Model::forward_jointly(const Batch& batch, const nn::Context& context, std:
   features[1] = {towers_[1]->pooled(outputs.other), batch.towers[1].row};
 }
 
+std::vector<experts::Interpolated*> Model::interpolated() const {
+  std::vector<experts::Interpolated*> found;
+  for (const auto& tower : towers_)
+    for (const auto& expert : tower->experts())
+      if (auto* const one = dynamic_cast<experts::Interpolated*>(expert.get())) found.push_back(one);
+  return found;
+}
+
+void Model::before_pass() {
+  for (const auto& tower : towers_)
+    for (const auto& expert : tower->experts()) expert->before_pass({});
+}
+
+void Model::after_backward() {
+  for (const auto& tower : towers_)
+    for (const auto& expert : tower->experts()) expert->after_backward();
+}
+
 at::Tensor Model::features(std::size_t tower, const TowerBatch& part, const nn::Context& context) const {
   if (!part.stored.empty()) return stores_[tower]->features.index_select(0, at::tensor(part.stored, at::kLong)).to(device_);
-  return part.rows > 0 ? towers_[tower]->features(part.inputs, context) : at::Tensor();
+  if (part.rows == 0) return {};
+  nn::Context own = context;
+  if (context.examples > 0) own.examples = part.rows;
+  return towers_[tower]->features(part.inputs, own);
 }
 
 at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const {
   std::vector<TowerFeatures> features(towers_.size());
+  for (std::size_t t = 0; t < towers_.size(); ++t) {
+    nn::Context own = context;
+    if (context.examples > 0) own.examples = batch.towers[t].rows;
+    for (const auto& expert : towers_[t]->experts()) expert->before_pass(own);
+  }
   const auto compute = [&](std::size_t t, const nn::Context& own) {
     features[t] = {this->features(t, batch.towers[t], own), batch.towers[t].row};
   };

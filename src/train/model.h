@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "data/dataset.h"
+#include "experts/interpolated.h"
 #include "nn/parameters.h"
 #include "train/head.h"
 #include "train/inputs.h"
@@ -59,11 +60,18 @@ class Model {
   /// Features that tower `tower` gave to inputs before; taken instead of a forward pass wherever a batch says so.
   void set_store(std::size_t tower, FeatureStore store);
   const FeatureStore* store(std::size_t tower) const { return stores_[tower].get(); }
-  BatchReader reader(OnError on_error) const;
+  /// `by_example`: a row an example, even where two have the same input.
+  BatchReader reader(OnError on_error, bool by_example = false) const;
 
+  /// The experts that are averages of others.
+  std::vector<experts::Interpolated*> interpolated() const;
+  /// Brings experts up to their tensors, as forward() does.
+  void before_pass();
+  /// Tells experts that the step's last backward pass is over.
+  void after_backward();
   /// One tower's features [U, D] of its part of a batch.
   at::Tensor features(std::size_t tower, const TowerBatch& part, const nn::Context& context) const;
-  /// Logits [B, outputs] of a batch.
+  /// Logits [B, outputs] of a batch. Where context.examples is set, it stands for the rows that each tower has in the batch.
   at::Tensor forward(const Batch& batch, const nn::Context& context) const;
   /// What the experts add to the task's loss for the batch that forward() was called with last: a scalar; undefined where there is nothing.
   at::Tensor auxiliary_loss(const Batch& batch) const;

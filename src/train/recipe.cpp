@@ -304,6 +304,8 @@ Recipe read_recipe_file(const std::filesystem::path& path, std::span<const std::
   for (std::string* file : {&recipe.data.train, &recipe.data.valid, &recipe.data.join, &recipe.data.classes_file, &recipe.backbone.main,
                             &recipe.backbone.condition})
     make_absolute(*file);
+  for (ExpertSection& expert : recipe.experts)
+    for (std::string* path : expert.kinds.at(expert.method)->paths()) make_absolute(*path);
   return recipe;
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "core/log.h"
 #include "core/nearest.h"
 #include "data/split.h"
@@ -122,6 +123,22 @@ std::string listed(const std::vector<std::int64_t>& widths) {
   return text.empty() ? "none" : text;
 }
 
+/// The target's own run has a head for the same labels: training goes on from it.
+void begin_from_target(const experts::Interpolated& expert, const Task& task, const Head& head) {
+  if (!expert.target()) return;
+  const fs::path folder = expert.parts()[*expert.target()].folder;
+  const fs::path run = folder.filename() == "expert" ? folder.parent_path() : folder.parent_path().parent_path();
+  if (!fs::exists(run / "head.safetensors") || !fs::exists(run / "run.json")) return;
+  const Json record = read_json_file(run / "run.json");
+  const Json own = task.describe();
+  if (!record.is_object() || record.value("task", Json()) != own)
+    throw UsageError({.what = "the target's own run was trained for other labels",
+                      .where = "expert.target = " + run.string(),
+                      .expected = printable(own.dump(), 200),
+                      .got = printable(record.is_object() ? record.value("task", Json()).dump() : "", 200)});
+  fill_head(head, run / "head.safetensors");
+}
+
 Tower& tower_named(Model& model, const std::string& name, const std::string& where) {
   for (const auto& tower : model.towers())
     if (tower->name() == name) return *tower;
@@ -188,6 +205,7 @@ Training prepare_training(const Recipe& recipe) {
     std::fill(training.learn_absent.begin() + 1, training.learn_absent.end(), true);
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
+  for (const experts::Interpolated* one : model.interpolated()) begin_from_target(*one, *training.task, model.head());
   if (recipe.data.on_error == OnError::stop) {
     for (const data::Dataset* dataset : {&training.data.train, training.data.valid ? &*training.data.valid : nullptr}) {
       if (dataset == nullptr) continue;
@@ -211,7 +229,7 @@ void save_trained(const RunFolder& run, const Model& model, const std::vector<st
       own[model.towers()[t]->name()] = model.towers()[t]->checkpoint().folder().filename().string();
       own[model.towers()[t]->name() + "_fingerprint"] = backbones.at(t);
     }
-    experts::save_expert(*one.expert, run.path() / one.folder, own);
+    experts::save_expert(one.expert->kept(), run.path() / one.folder, own);
   }
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
@@ -263,6 +281,33 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
     const auto learned = opened.record.at("learned_absent").get<std::vector<bool>>();
     if (learned.size() != model.towers().size()) throw Error({.what = "the record does not fit the recipe", .where = where});
     model.build_head(opened.recipe, opened.task->outputs(), learned);
+  } catch (const Json::exception&) {
+    throw Error({.what = "the run's record is damaged", .where = where});
+  }
+  fill_head(opened.model->head(), run.head());
+  opened.model->place();
+  return opened;
+}
+
+TrainedRun open_interpolated(const fs::path& path, std::span<const std::string> assignments) {
+  const RunFolder run = RunFolder::open(path);
+  TrainedRun opened;
+  opened.record = run.read_record();
+  const std::string where = run.record().string();
+  if (!opened.record.contains("interpolation") || !fs::exists(run.head()))
+    throw UsageError({.what = "no run of averaged experts that was finished", .where = path.string(), .expected = "method = \"pi\""});
+  opened.recipe = read_recipe_file(run.recipe(), assignments);
+  try {
+    opened.task = read_task(opened.recipe, opened.record.at("task"), where);
+    opened.model = std::make_unique<Model>(opened.recipe);
+    Model& model = *opened.model;
+    model.build_experts(opened.recipe);
+    const Json& kept = opened.record.at("interpolation");
+    const std::vector<experts::Interpolated*> averaged = model.interpolated();
+    if (kept.size() != averaged.size()) throw Error({.what = "the record does not fit the recipe", .where = where});
+    for (std::size_t i = 0; i < averaged.size(); ++i)
+      averaged[i]->restore(kept.at(i).at("coefficients").get<std::vector<std::vector<double>>>());
+    model.build_head(opened.recipe, opened.task->outputs(), opened.record.at("learned_absent").get<std::vector<bool>>());
   } catch (const Json::exception&) {
     throw Error({.what = "the run's record is damaged", .where = where});
   }

@@ -52,6 +52,10 @@ struct TrainedRun {
 /// where a backbone is another one than it was trained on.
 TrainedRun open_run(const std::filesystem::path& path, std::span<const std::string> assignments = {});
 
+/// The same for a run of averaged experts (method = "pi"), with the average taken apart again: its experts come from their own runs, its
+/// coefficients from the record. Throws UsageError for another run, Error where an expert's run is gone.
+TrainedRun open_interpolated(const std::filesystem::path& path, std::span<const std::string> assignments = {});
+
 /// How to read the data of a question: as the recipe says, but for what belongs to its own splits.
 data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task);
 

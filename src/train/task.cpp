@@ -13,6 +13,10 @@ bool has_labels(std::string_view task) {
   return task == "classify" || task == "pair";
 }
 
+at::Tensor Task::sampled_loss(const at::Tensor&, at::Generator) const {
+  throw UsageError({.what = "this task has no labels that could be drawn", .where = std::string(name())});
+}
+
 std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train) {
   if (recipe.task == "vqa") return Vqa::for_training(recipe, train);
   if (recipe.task == "retrieve") return Retrieve::for_training(recipe, train);

@@ -1,6 +1,7 @@
 #pragma once
 // What a task is to the loop: targets and loss, metrics, and what a prediction looks like. A task is one file; the loop knows none.
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -50,6 +51,8 @@ class Task {
   virtual double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const = 0;
   /// Sum over the examples of their losses: a scalar with a graph.
   virtual at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const = 0;
+  /// The same with labels drawn from the model's own answers (the true Fisher information). Throws UsageError where a task cannot.
+  virtual at::Tensor sampled_loss(const at::Tensor& logits, at::Generator generator) const;
   virtual std::unique_ptr<Scorer> scorer() const = 0;
   virtual std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const = 0;
   /// Names of metrics that training may go by, the default first.

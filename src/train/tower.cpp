@@ -74,8 +74,8 @@ void Tower::open_reader(const ReaderOptions& options) {
 
 void Tower::add_expert(std::unique_ptr<experts::Expert> expert) {
   experts_.push_back(std::move(expert));
-  const std::vector<nn::NamedTensor> trained = tensors();
-  trainable_ = !trained.empty();
+  // An expert that was trained before changes the features even where nothing of it learns: they are not those of the backbone alone.
+  trainable_ = std::any_of(experts_.begin(), experts_.end(), [](const auto& one) { return !one->tensors().empty(); });
   const auto layers = static_cast<double>(std::max<std::int64_t>(backbone_->info().layers, 1));
   std::optional<std::int64_t> lowest;
   for (const auto& one : experts_) {

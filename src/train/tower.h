@@ -55,7 +55,7 @@ class Tower {
   const std::vector<std::unique_ptr<experts::Expert>>& experts() const { return experts_; }
   /// What is trained of the experts, under unique names: "main.lora.…"; a second expert of the same kind is "main.lora.2.…".
   std::vector<nn::NamedTensor> tensors() const;
-  /// Whether anything below the pooled feature learns.
+  /// Whether anything below the pooled feature learns, or was learned: the features are not the backbone's own.
   bool trainable() const { return trainable_; }
   /// The expert that wants the other tower's feature; null where there is none.
   const experts::Expert* conditional() const;

@@ -67,6 +67,7 @@ class Trainer {
   StepResult step(const StepBatches& batches);
   [[noreturn]] void refuse_not_finite(const std::string& what, double value, const StepBatches& batches);
   void complain_of_skipped(const StepBatches& batches);
+  bool judge_targets();
   bool evaluation_is_due() const;
   bool evaluate_now();
   bool checkpoint_is_due() const;
@@ -92,6 +93,7 @@ class Trainer {
   StepTimes times_;
   Clock::time_point checkpointed_ = Clock::now();
   bool complained_ = false;
+  bool fresh_ = true;  ///< begins, instead of going on
 };
 
 std::string identity_of(const Recipe& recipe, const Training& training, const std::string& toml) {
@@ -144,6 +146,7 @@ TrainOutcome Trainer::run() {
   resume_or_begin();
   if (!store_features()) return interrupted();
 
+  if (fresh_ && !judge_targets()) return interrupted();
   if (evaluation_is_due() && !evaluate_now()) return interrupted();
   data::Prefetcher<StepBatches> batches = make_prefetcher();
   Progress progress("training", total_steps_, "steps");
@@ -181,7 +184,9 @@ TrainOutcome Trainer::run() {
 void Trainer::resume_or_begin() {
   record_ = new_record(recipe_, training_, total_steps_);
   if (all_.shared()) record_["processes"] = all_.size();
-  if (run_.has_checkpoint()) {
+  // Asked once: another process may have written the first checkpoint by the time that this one asks again.
+  fresh_ = !run_.has_checkpoint();
+  if (!fresh_) {
     state_ = load_state(run_.last(), identity_, training_.model->parameters(), optimiser_->state());
     run_.rewind_metrics(state_.step, state_.evaluated_step);
     log_info("resuming at step " + std::to_string(state_.step) + " of " + std::to_string(total_steps_));
@@ -270,6 +275,7 @@ StepResult Trainer::step(const StepBatches& batches) {
     result.macs.forward += macs.forward;
     result.macs.backward += macs.backward;
   }
+  model.after_backward();
   if (all_.shared() && !sum_over_processes(result, scale, weight)) return result;
   result.gradient_norm = clip_gradient(model.parameters().gradients(), recipe_.train.clip);
   if (!std::isfinite(result.gradient_norm)) refuse_not_finite("gradient", result.gradient_norm, batches);
@@ -347,6 +353,27 @@ void Trainer::complain_of_skipped(const StepBatches& batches) {
   }
 }
 
+/// Where experts are averaged for a task that has one of its own: that one alone, before the first step. Only what is better on the
+/// validation data takes its place. False where a signal ended it.
+bool Trainer::judge_targets() {
+  if (!training_.data.valid) return true;
+  std::vector<experts::Interpolated*> averaged;
+  for (experts::Interpolated* one : training_.model->interpolated())
+    if (one->target() && one->can_choose() && one->experts() > 1) averaged.push_back(one);
+  if (averaged.empty()) return true;
+  const at::Tensor start = training_.model->parameters().values().clone();
+  for (experts::Interpolated* one : averaged) one->choose(*one->target());
+  log_info("the target's own expert:");
+  const bool done = evaluate_now();
+  const at::NoGradGuard no_grad;
+  training_.model->parameters().values().copy_(start);
+  if (!done) return false;
+  record_["target_alone"] = {{"metric", training_.metric}, {"value", state_.best_metric}};
+  // The checkpoint of step 0 is that of the start.
+  save_checkpoint();
+  return true;
+}
+
 bool Trainer::evaluation_is_due() const {
   if (!training_.data.valid || state_.step == 0 || state_.evaluated_step >= state_.step) return false;
   if (state_.step == total_steps_) return true;
@@ -356,6 +383,7 @@ bool Trainer::evaluation_is_due() const {
 
 /// False where a signal ended it early: it is then as if it had not begun.
 bool Trainer::evaluate_now() {
+  training_.model->before_pass();
   const std::int64_t batch = recipe_.train.eval_batch > 0 ? recipe_.train.eval_batch : recipe_.train.batch;
   ForwardOptions options{.batch = batch,
                          .workers = static_cast<int>(recipe_.data.workers),
@@ -426,7 +454,13 @@ TrainOutcome Trainer::finish() {
   if (!all_.leads()) return outcome(TrainOutcome::End::finished);
   add_progress(record_, state_, training_, times_);
   if (state_.best_step >= 0 && state_.best_step != state_.step) load_state(run_.best(), identity_, training_.model->parameters(), {});
-  save_trained(run_, *training_.model, training_.backbones, expert_metadata(recipe_, training_, state_));
+  training_.model->before_pass();
+  Json metadata = expert_metadata(recipe_, training_, state_);
+  for (const experts::Interpolated* one : training_.model->interpolated()) {
+    metadata["interpolation"].push_back(one->describe());
+    record_["interpolation"].push_back(one->describe());
+  }
+  save_trained(run_, *training_.model, training_.backbones, metadata);
   if (state_.best_step >= 0) record_["valid"] = run_.validation_at(state_.best_step);
   record_["state"] = "finished";
   run_.write_record(record_);

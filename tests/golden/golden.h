@@ -77,6 +77,8 @@ struct Kind {
 std::vector<Kind> mope_kinds();
 std::vector<Kind> apt_operator_kinds();
 std::vector<Kind> apt_task_kinds();
+std::vector<Kind> pi_module_kinds();
+std::vector<Kind> pi_model_kinds();
 
 /// Of all methods. The first that takes a case runs it.
 std::vector<Kind> all_kinds();

@@ -1,0 +1,147 @@
+#include "backbones/ofa_parts.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace mmtune::backbones {
+
+namespace {
+
+constexpr double epsilon = 1e-5;
+/// Queries are scaled as if heads were twice as wide (attn_scale_factor 2).
+const double query_scale = 1.0 / std::sqrt(2.0);
+
+}  // namespace
+
+at::Tensor ofa_token_buckets(std::int64_t buckets, std::int64_t positions) {
+  const std::int64_t half = buckets / 2;
+  // Distances beyond `half` up to this one share the other half of the buckets.
+  constexpr float farthest = 1023.0F;
+  at::Tensor table = at::empty({positions, positions}, at::kLong);
+  auto* out = table.data_ptr<std::int64_t>();
+  std::vector<std::int64_t> of(static_cast<std::size_t>(positions));
+  for (std::int64_t distance = 0; distance < positions; ++distance) {
+    const std::int64_t apart = distance < half ? half - 1 : distance;
+    std::int64_t bucket = distance;
+    if (apart > half) {
+      const float share = std::log(static_cast<float>(apart) / static_cast<float>(half)) / std::log(farthest / static_cast<float>(half));
+      bucket = static_cast<std::int64_t>(std::ceil(share * static_cast<float>(half - 1))) + half;
+    }
+    of[static_cast<std::size_t>(distance)] = bucket;
+  }
+  for (std::int64_t query = 0; query < positions; ++query)
+    for (std::int64_t key = 0; key < positions; ++key) {
+      const std::int64_t bucket = of[static_cast<std::size_t>(std::abs(query - key))];
+      *out++ = (query < key ? -bucket : bucket) + buckets - 1;
+    }
+  return table;
+}
+
+at::Tensor ofa_image_buckets(std::int64_t side) {
+  const std::int64_t line = 2 * side - 1, rows = line * line + 3, patches = side * side;
+  at::Tensor table = at::empty({patches + 1, patches + 1}, at::kLong);
+  auto* out = table.data_ptr<std::int64_t>();
+  for (std::int64_t query = 0; query <= patches; ++query)
+    for (std::int64_t key = 0; key <= patches; ++key) {
+      if (query == 0 || key == 0) {
+        *out++ = query == 0 && key == 0 ? rows - 1 : query == 0 ? rows - 3 : rows - 2;
+        continue;
+      }
+      const std::int64_t down = (query - 1) / side - (key - 1) / side, across = (query - 1) % side - (key - 1) % side;
+      *out++ = (down + side - 1) * line + across + side - 1;
+    }
+  return table;
+}
+
+OfaAttention::OfaAttention(const nn::Weights& w, const OfaLayerShape& shape, std::int64_t layer, bool cross)
+    : name_(w.path()),
+      heads_(shape.heads),
+      output_(w / "out_proj", shape.width, shape.width, layer),
+      head_scale_(w.tensor("c_attn", {shape.heads}, nn::Init::ones)) {
+  if (!cross) {
+    self_ = std::make_unique<nn::SelfAttention>(w, shape.width, shape.heads, layer, true, nn::proj_names);
+    return;
+  }
+  query_ = std::make_unique<nn::Linear>(w / "q_proj", shape.width, shape.width, layer);
+  key_ = std::make_unique<nn::Linear>(w / "k_proj", shape.width, shape.width, layer);
+  value_ = std::make_unique<nn::Linear>(w / "v_proj", shape.width, shape.width, layer);
+}
+
+at::Tensor OfaAttention::operator()(const at::Tensor& queries, const at::Tensor& rows, const nn::Layout& query_layout,
+                                    const nn::Layout& key_layout, const at::Tensor& bias, bool causal, const nn::Context& context) const {
+  const nn::AttentionOptions options{.causal = causal, .bias = bias};
+  at::Tensor out;
+  if (self_) {
+    std::vector<at::Tensor> qkv = self_->project(queries, rows, context);
+    qkv[0] = qkv[0] * query_scale;
+    out = self_->attend(qkv, query_layout, key_layout, context, options);
+  } else {
+    const nn::Linear* maps[] = {key_.get(), value_.get()};
+    const std::vector<at::Tensor> kv = nn::linear_group(rows, maps, context);
+    out = nn::attention((*query_)(queries, context) * query_scale, kv[0], kv[1], heads_, query_layout, key_layout, options);
+  }
+  const at::Tensor scaled = out.view({out.size(0), heads_, -1}) * head_scale_.unsqueeze(1);
+  return output_(scaled.view_as(out), context);
+}
+
+void OfaAttention::list(nn::SiteTable& table) {
+  if (self_) {
+    self_->list(table);
+  } else {
+    for (const auto& map : {query_.get(), key_.get(), value_.get()}) map->list(table);
+  }
+  output_.list(table);
+  table.tensors.push_back({name_ + ".c_attn", &head_scale_});
+}
+
+OfaLayer::OfaLayer(const nn::Weights& w, const OfaLayerShape& shape, std::int64_t layer, bool decoder)
+    : decoder_(decoder),
+      norm_before_(w / "self_attn_layer_norm", shape.width, epsilon),
+      attention_norm_(w / (decoder ? "self_attn_ln" : "attn_ln"), shape.width, epsilon),
+      attention_(w / "self_attn", shape, layer, false),
+      feed_forward_norm_(w / "final_layer_norm", shape.width, epsilon),
+      inner_norm_(w / "ffn_layernorm", shape.inner, epsilon),
+      up_(w / "fc1", shape.width, shape.inner, layer),
+      down_(w / "fc2", shape.inner, shape.width, layer) {
+  using Role = nn::SublayerSite::Role;
+  attention_site_ = {.name = (w / "self_attn").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
+  feed_forward_site_ = {.name = (w / "fc2").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
+  if (!decoder) return;
+  cross_norm_before_ = std::make_unique<nn::LayerNorm>(w / "encoder_attn_layer_norm", shape.width, epsilon);
+  cross_norm_ = std::make_unique<nn::LayerNorm>(w / "cross_attn_ln", shape.width, epsilon);
+  cross_ = std::make_unique<OfaAttention>(w / "encoder_attn", shape, layer, true);
+}
+
+at::Tensor OfaLayer::operator()(const at::Tensor& x, const nn::Layout& layout, const at::Tensor& bias, const std::optional<Source>& source,
+                                const nn::Context& context) const {
+  const at::Tensor normed = norm_before_(x);
+  const at::Tensor attended = attention_norm_(attention_(normed, normed, layout, layout, bias, decoder_, context));
+  at::Tensor y = x + attention_site_(attended, normed, layout, context);
+  if (cross_) {
+    const at::Tensor asked = cross_norm_before_->operator()(y);
+    y = y + (*cross_norm_)((*cross_)(asked, *source->rows, layout, *source->layout, *source->bias, false, context));
+  }
+  const at::Tensor entering = feed_forward_norm_(y);
+  const at::Tensor inner = inner_norm_(at::gelu(up_(entering, context)));
+  return y + feed_forward_site_(down_(inner, context), entering, layout, context);
+}
+
+void OfaLayer::list(nn::SiteTable& table) {
+  norm_before_.list(table);
+  attention_.list(table);
+  attention_norm_.list(table);
+  if (cross_) {
+    cross_norm_before_->list(table);
+    cross_->list(table);
+    cross_norm_->list(table);
+  }
+  feed_forward_norm_.list(table);
+  up_.list(table);
+  inner_norm_.list(table);
+  down_.list(table);
+  table.sublayers.push_back(&attention_site_);
+  table.sublayers.push_back(&feed_forward_site_);
+}
+
+}  // namespace mmtune::backbones

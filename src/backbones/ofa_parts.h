@@ -1,0 +1,70 @@
+#pragma once
+// The layers of OFA (Wang et al. 2022, arXiv 2202.03052): pre-norm with further norms behind the attention and inside the feed-forward part
+// (NormFormer), learned factors on the heads' outputs, position biases in the place of added positions. Names as in the fairseq
+// checkpoints.
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "nn/self_attention.h"
+
+namespace mmtune::backbones {
+
+/// Index [positions, positions] into a table of 2·buckets − 1 rows, by the distance query − key: exact up to buckets / 2, then in steps
+/// that grow with its logarithm.
+at::Tensor ofa_token_buckets(std::int64_t buckets, std::int64_t positions);
+/// Index [side² + 1, side² + 1] into a table of (2·side − 1)² + 3 rows, by rows and columns between two patches; place 0 is not a patch.
+at::Tensor ofa_image_buckets(std::int64_t side);
+
+struct OfaLayerShape {
+  std::int64_t width = 0, heads = 0, inner = 0;
+};
+
+/// q is scaled by (2 · head width)^-½, and every head's output by a learned factor.
+class OfaAttention {
+ public:
+  /// `cross`: keys and values come from rows of another width-equal sequence, and no prefix joins them.
+  OfaAttention(const nn::Weights& weights, const OfaLayerShape& shape, std::int64_t layer, bool cross);
+  /// `bias` [H, Tq, Tk]; undefined: none.
+  at::Tensor operator()(const at::Tensor& queries, const at::Tensor& rows, const nn::Layout& query_layout, const nn::Layout& key_layout,
+                        const at::Tensor& bias, bool causal, const nn::Context& context) const;
+  void list(nn::SiteTable& table);
+
+ private:
+  std::string name_;
+  std::int64_t heads_;
+  std::unique_ptr<nn::SelfAttention> self_;
+  std::unique_ptr<nn::Linear> query_, key_, value_;
+  nn::Linear output_;
+  at::Tensor head_scale_;  ///< [H]
+};
+
+/// One layer of the encoder, or with cross-attention of the decoder.
+class OfaLayer {
+ public:
+  OfaLayer(const nn::Weights& weights, const OfaLayerShape& shape, std::int64_t layer, bool decoder);
+
+  /// What a decoder's layer reads beside its own rows.
+  struct Source {
+    const at::Tensor* rows;
+    const nn::Layout* layout;
+    const at::Tensor* bias;  ///< [H, Tq, S]
+  };
+  /// x [N, D] → [N, D].
+  at::Tensor operator()(const at::Tensor& x, const nn::Layout& layout, const at::Tensor& bias, const std::optional<Source>& source,
+                        const nn::Context& context) const;
+  void list(nn::SiteTable& table);
+
+ private:
+  bool decoder_;
+  nn::LayerNorm norm_before_, attention_norm_;
+  OfaAttention attention_;
+  std::unique_ptr<nn::LayerNorm> cross_norm_before_, cross_norm_;
+  std::unique_ptr<OfaAttention> cross_;
+  nn::LayerNorm feed_forward_norm_, inner_norm_;
+  nn::Linear up_, down_;
+  nn::SublayerSite attention_site_, feed_forward_site_;
+};
+
+}  // namespace mmtune::backbones
