@@ -64,7 +64,7 @@ class Interpolated final : public Expert {
   std::int64_t extra_macs(std::int64_t tokens) const override { return carrier_->extra_macs(tokens); }
   bool beside_backbone() const override { return carrier_->beside_backbone(); }
   bool conditional() const override { return carrier_->conditional(); }
-  std::int64_t complementary_width() const override { return carrier_->complementary_width(); }
+  std::vector<std::int64_t> complementary_widths() const override { return carrier_->complementary_widths(); }
   bool learns_absent() const override { return carrier_->learns_absent(); }
   at::Tensor auxiliary_loss() const override { return carrier_->auxiliary_loss(); }
 
