@@ -77,6 +77,9 @@ struct Kind {
 std::vector<Kind> mope_kinds();
 std::vector<Kind> apt_operator_kinds();
 std::vector<Kind> apt_task_kinds();
+std::vector<Kind> apt_vilt_kinds();
+std::vector<Kind> apt_meter_kinds();
+std::vector<Kind> apt_crosslayer_kinds();
 
 /// Of all methods. The first that takes a case runs it.
 std::vector<Kind> all_kinds();

@@ -6,7 +6,7 @@ namespace mmtune::golden {
 
 std::vector<Kind> all_kinds() {
   std::vector<Kind> all;
-  for (const auto& kinds : {mope_kinds, apt_operator_kinds, apt_task_kinds}) {
+  for (const auto& kinds : {mope_kinds, apt_vilt_kinds, apt_meter_kinds, apt_crosslayer_kinds, apt_operator_kinds, apt_task_kinds}) {
     for (Kind& kind : kinds()) all.push_back(std::move(kind));
   }
   return all;
