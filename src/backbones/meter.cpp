@@ -195,14 +195,17 @@ class Meter final : public Backbone {
     }
     return total;
   }
-  std::int64_t rows_at(std::string_view name, std::int64_t, std::int64_t tokens) const override {
+  /// Both streams' rows; those of a text alone are what macs() counts in.
+  std::int64_t rows_of(std::int64_t tokens) const override { return tokens + image_rows_; }
+  std::int64_t rows_at(std::string_view name, std::int64_t, std::int64_t rows) const override {
+    const std::int64_t tokens = rows - image_rows_;
     if (name == text_pooler_.site().name || name == image_pooler_.site().name) return 1;
     if (name.starts_with("cross_modal_image_transform")) return image_rows_;
-    if (!name.starts_with("cross_modal_image_layers")) return tokens;
+    const bool picture = name.starts_with("cross_modal_image_layers");
     // The keys and values of a cross-attention are the other stream's.
     const bool others = name.find(".crossattention.self.key") != std::string_view::npos ||
                         name.find(".crossattention.self.value") != std::string_view::npos;
-    return others ? tokens : image_rows_;
+    return others == picture ? tokens : image_rows_;
   }
 
  private:

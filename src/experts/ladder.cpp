@@ -249,7 +249,13 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "dropout", options_.dropout);
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    return std::make_unique<Ladder>(options_, backbone, backbone.sites().sequences, generator);
+    const std::vector<nn::SequenceSite*>& blocks = backbone.sites().sequences;
+    for (std::size_t i = 1; i < blocks.size(); ++i)
+      if (blocks[i]->layer == blocks[i - 1]->layer)
+        throw UsageError({.what = "a ladder stands beside one stream of tokens",
+                          .where = "expert.method = \"ladder\"",
+                          .got = backbone.info().architecture + ", whose layers have two"});
+    return std::make_unique<Ladder>(options_, backbone, blocks, generator);
   }
 
  private:

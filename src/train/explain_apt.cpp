@@ -41,20 +41,20 @@ class Reading {
   Reading(const Tower& tower, const TowerBatch& part, const text::Tokenizer* tokenizer)
       : info_(tower.backbone().info()), part_(part), tokenizer_(tokenizer), offsets_(part.inputs.text_layout.offsets()) {}
 
-  RowMeaning meaning(std::int64_t sequence, std::int64_t length) const {
-    const bool reads_text = tokenizer_ != nullptr && part_.inputs.input_ids.defined();
+  /// `length` rows at the attention `site`.
+  RowMeaning meaning(std::int64_t sequence, std::int64_t length, const std::string& site) const {
+    // Of two streams one holds the words and the other the picture; in one stream the words stand in front.
+    const bool pictures_only = site.find("cross_modal_image") != std::string::npos;
+    const bool reads_text = tokenizer_ != nullptr && part_.inputs.input_ids.defined() && !pictures_only;
     const std::int64_t words = reads_text ? part_.inputs.text_layout.length(sequence) : 0;
     if (reads_text && words == length) return {.words = length, .patches_at = length};
-    if (!part_.inputs.pixel_values.defined()) return {};
-    // The words stand in front where one sequence holds both.
-    RowMeaning meaning{.words = length > words && reads_text ? words : 0};
-    meaning.patches_at = meaning.words + (info_.has_class_token ? 1 : 0);
-    const std::int64_t patches = length - meaning.patches_at;
-    const auto [height, width] = size(sequence);
-    const double lines = std::sqrt(static_cast<double>(patches) * static_cast<double>(height) / static_cast<double>(width));
-    meaning.rows = std::max<std::int64_t>(1, std::llround(lines));
-    meaning.columns = patches / meaning.rows;
-    if (patches <= 0 || meaning.rows * meaning.columns != patches) meaning.rows = meaning.columns = 0;
+    if (!part_.inputs.pixel_values.defined() || length <= words) return {};
+    RowMeaning meaning{.words = words, .patches_at = words + (info_.has_class_token ? 1 : 0)};
+    if (!laid_out(sequence, length - meaning.patches_at, meaning)) {
+      // Swin has no row for the whole picture.
+      meaning.patches_at = words;
+      laid_out(sequence, length - words, meaning);
+    }
     return meaning;
   }
 
@@ -75,11 +75,28 @@ class Reading {
   }
 
  private:
-  std::pair<std::int64_t, std::int64_t> size(std::int64_t) const {
+  /// Whether so many patches fill lines and columns of the picture's shape.
+  bool laid_out(std::int64_t sequence, std::int64_t patches, RowMeaning& meaning) const {
+    meaning.rows = meaning.columns = 0;
+    if (patches <= 0) return false;
+    const auto [height, width] = size(sequence);
+    const double lines = std::sqrt(static_cast<double>(patches) * static_cast<double>(height) / static_cast<double>(width));
+    const std::int64_t rows = std::max<std::int64_t>(1, std::llround(lines));
+    if (patches % rows != 0 || height % rows != 0 || width % (patches / rows) != 0) return false;
+    meaning.rows = rows;
+    meaning.columns = patches / rows;
+    return true;
+  }
+  /// Of the picture itself, which may lie in a corner of what the batch holds for it.
+  std::pair<std::int64_t, std::int64_t> size(std::int64_t sequence) const {
+    const auto& sizes = part_.inputs.picture_sizes;
+    if (!sizes.empty()) return sizes[static_cast<std::size_t>(sequence)];
     return {part_.inputs.pixel_values.size(2), part_.inputs.pixel_values.size(3)};
   }
   std::string encoded(std::int64_t sequence, std::int64_t y, std::int64_t x, std::int64_t height, std::int64_t width) const {
-    const at::Tensor pixels = part_.inputs.pixel_values[sequence].to(at::kCPU).to(at::kFloat);
+    const auto [whole_height, whole_width] = size(sequence);
+    const at::Tensor pixels =
+        part_.inputs.pixel_values[sequence].slice(1, 0, whole_height).slice(2, 0, whole_width).to(at::kCPU).to(at::kFloat);
     const at::Tensor least = pixels.amin({1, 2}, true), most = pixels.amax({1, 2}, true);
     const at::Tensor bytes = ((pixels - least) / (most - least).clamp_min(1e-6) * 255)
                                  .slice(1, y, y + height)
@@ -223,7 +240,7 @@ class TowerExplainer {
     if (score <= 0 || (inputs.size() >= options_.gallery && score <= inputs.back().score)) return;
     const auto sequence = std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1;
     const std::int64_t within = row - offsets[static_cast<std::size_t>(sequence)];
-    const RowMeaning meaning = reading.meaning(sequence, watched.layout.length(sequence));
+    const RowMeaning meaning = reading.meaning(sequence, watched.layout.length(sequence), watched.site);
     const std::int64_t example = example_of[static_cast<std::size_t>(sequence)];
     if (example < 0) return;
     report::AptInput input{.word = {}, .picture = {}, .example = dataset.examples[static_cast<std::size_t>(example)].id, .score = score};
@@ -242,7 +259,7 @@ class TowerExplainer {
   static void describe(report::AptExample& example, std::int64_t sequence, const Reading& reading, const Apt::Watched& watched,
                        const std::vector<std::int64_t>& offsets) {
     const std::int64_t length = watched.layout.length(sequence);
-    const RowMeaning meaning = reading.meaning(sequence, length);
+    const RowMeaning meaning = reading.meaning(sequence, length, watched.site);
     const at::Tensor fired = watched.parts.fired.narrow(0, offsets[static_cast<std::size_t>(sequence)], length);
     const at::Tensor added = (watched.parts.added * watched.parts.weights).narrow(0, offsets[static_cast<std::size_t>(sequence)], length);
     const at::Tensor strength = added.norm(2, {1}), prompt = fired.argmax(1);

@@ -243,3 +243,56 @@ def test_arguments_that_do_not_fit_a_file(tmp_path, arguments, part):
 def test_arguments_that_do_not_fit_a_folder(tmp_path):
     assert "--backbone" in mmtune("import", tmp_path, "--out", tmp_path / "run", check=2).stderr
     assert "--heads" in mmtune("import", tmp_path, "--backbone", "x", "--heads", 2, "--out", tmp_path / "run", check=2).stderr
+
+
+@pytest.fixture(scope="module")
+def meter(tmp_path_factory):
+    """An imported METER with a tokenizer, and pictures of colours with a text each."""
+    from training_support import make_pictures
+
+    folder = tmp_path_factory.mktemp("meter")
+    make_text_model(folder / "tokenizer")
+    save(meter_tensors(), folder / "meter.ckpt")
+    mmtune("import", folder / "meter.ckpt", "--tokenizer", folder / "tokenizer", "--out", folder / "model", check=0)
+    make_pictures(folder / "data", 24, seed=1, text_share=1.0)
+    return folder
+
+
+KINDS = [
+    {"method": "full", "targets": ["*pooler.dense.*", "token_type_embeddings.weight"]},
+    {"method": "bitfit"},
+    {"method": "lora", "targets": ["query", "value"]},
+    {"method": "adapter"},
+    {"method": "prefix", "length": 3},
+    {"method": "prompt", "length": 3, "deep": True},
+    {"method": "prompt", "length": 3},
+    {"method": "apt", "prompts": 5, "rank": 2},
+    {"method": "class_token"},
+]
+
+
+@pytest.mark.parametrize("expert", KINDS, ids=lambda one: "-".join(str(value) for value in one.values() if not isinstance(value, list)))
+def test_experts_on_the_co_attention_layers(meter, tmp_path, expert):
+    from training_support import write_recipe
+
+    made = write_recipe(tmp_path / "recipe.toml", backbone={"main": meter / "model"}, expert=expert,
+                        data={"train": meter / "data/manifest.jsonl", "workers": 0}, train={"epochs": 1, "batch": 8, "threads": 1})
+    mmtune("train", made, "--out", tmp_path / "run", check=0)
+    answer = json.loads(mmtune("eval", tmp_path / "run", "--data", meter / "data/manifest.jsonl", "--json", check=0).stdout)
+    assert 0 <= answer["metrics"]["accuracy"]["value"] <= 1
+    if expert["method"] in ("lora", "apt"):
+        cost = json.loads(mmtune("cost", made, "--tokens", 7, "--json", check=0).stdout)["costs"][0]
+        d, image, text = 64, 10, 7
+        if expert["method"] == "apt":
+            assert cost["expert_macs"] == sum(4 * (2 * n * 5 * d + 2 * 5 * d * 2) for n in (text, image))
+        else:
+            # Query and value of each attention; the values of a cross-attention are the other stream's.
+            assert cost["expert_macs"] == 2 * 8 * (2 * d) * 4 * (text + image)
+
+
+def test_a_ladder_needs_one_stream(meter, tmp_path):
+    from training_support import write_recipe
+
+    made = write_recipe(tmp_path / "recipe.toml", backbone={"main": meter / "model"}, expert={"method": "ladder"},
+                        data={"train": meter / "data/manifest.jsonl"}, train={"epochs": 1})
+    assert "one stream" in mmtune("train", made, "--out", tmp_path / "run", check=2).stderr

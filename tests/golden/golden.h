@@ -79,6 +79,9 @@ std::vector<Kind> apt_operator_kinds();
 std::vector<Kind> apt_task_kinds();
 std::vector<Kind> pi_module_kinds();
 std::vector<Kind> pi_model_kinds();
+std::vector<Kind> apt_vilt_kinds();
+std::vector<Kind> apt_meter_kinds();
+std::vector<Kind> apt_crosslayer_kinds();
 
 /// Of all methods. The first that takes a case runs it.
 std::vector<Kind> all_kinds();

@@ -333,7 +333,7 @@ TEST_P(Families, SeveralComplementaryFeatures) {
     EXPECT_EQ(moved[0].item<float>(), 0.0F);
     EXPECT_GT(moved[1].item<float>(), 1e-6);
     // What stands in is the learned feature.
-    context.complementary_there = {};
+    context.complementary_there = at::Tensor();
     context.complementary[1].narrow(0, 8, 4).sub_(1);
     context.complementary[1].narrow(0, 4, 4).copy_(random({12}, 14).narrow(0, 4, 4));
     EXPECT_LT((feature(*backbone, inputs, context) - out).abs().max().item<float>(), 1e-6);

@@ -66,7 +66,7 @@ std::string archive_of(const std::string& pickle, const std::vector<float>& valu
 
 std::vector<float> floats(const TensorEntry& entry) {
   std::vector<float> values(entry.data.size() / 4);
-  std::memcpy(values.data(), entry.data.data(), entry.data.size());
+  if (!values.empty()) std::memcpy(values.data(), entry.data.data(), entry.data.size());
   return values;
 }
 
