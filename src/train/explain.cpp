@@ -292,7 +292,8 @@ report::MopePage explain(const TrainedRun& run, const data::Dataset& dataset, co
       throw UsageError({.what = "the run's mope has no experts to choose from", .where = "explain", .got = "dynamic_prompt = false"});
     return Explainer(run, *mope, dataset, options).explain();
   }
-  throw UsageError({.what = "nothing in this run routes its inputs", .where = "explain", .expected = "a run with method = \"mope\" or \"apt\""});
+  throw UsageError(
+      {.what = "nothing in this run routes its inputs", .where = "explain", .expected = "a run with method = \"mope\" or \"apt\""});
 }
 
 }  // namespace mmtune::train

@@ -191,8 +191,9 @@ std::vector<Kind> kinds() {
           // Ranks, scales and ways to scale differ: the updates have one sum all the same.
           Kind{"lora",
                {{{"r", 2}, {"lora_alpha", 3}}, {{"r", 3}, {"use_rslora", true}}, {{"r", 1}, {"rank_pattern", {{"encoder.layer.0.*", 4}}}}}},
-          three("lora", {{"r", 2}, {"bias", "all"}}), three("ia3", {}), three("bitfit", {}), three("apt", {{"prompts", 3}, {"rank", 2}}),
-          three("ladder", {{"reduction", 2}})};
+          three("lora", {{"r", 2}, {"bias", "all"}}), three("ia3", {}), three("bitfit", {}),
+          // Without what finite differences cannot follow: a weight through which no gradient flows, and a bend.
+          three("apt", {{"prompts", 3}, {"rank", 2}, {"activation", "softmax"}, {"weight", "none"}}), three("ladder", {{"reduction", 2}})};
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Averages, testing::ValuesIn(kinds()),
