@@ -32,7 +32,8 @@ TEST_F(DatasetErrors, Files) {
   expect_contains(open(dir_.write("m.jsonl", "{\"text\": \"\xff\"}\n")), "m.jsonl:1: ");
   expect_contains(open(dir_.write("m.jsonl", "[1]\n")), "m.jsonl:1: a row must be an object");
   expect_contains(open(dir_.write("m.jsonl", std::string((16 << 20) + 1, ' '))), "m.jsonl:1: the line is longer than 16 MiB");
-  expect_contains(open(dir_.write("m.json", "{\"text\": \"a\"}")), "m.json: a *.json data file must be a list of objects, or an object of them: got object");
+  expect_contains(open(dir_.write("m.json", "{\"text\": \"a\"}")),
+                  "m.json: a *.json data file must be a list of objects, or an object of them: got object");
   expect_contains(open(dir_.write("m.json", "[{\"text\": \"a\"}, 3]")), "m.json: item 2: a row must be an object");
   expect_contains(open(dir_.write("m.json", "[{\"text\": \"a\"}, {\"text\": 3}]")), "m.json: item 2: field 'text': wrong type");
   expect_contains(open(dir_.write("m.csv", "")), "m.csv: the file is empty: expected a header line");
@@ -66,9 +67,10 @@ TEST_F(DatasetErrors, Fields) {
   expect_contains(row(R"("text": "a", "id": [])"), "m.jsonl:1: field 'id': wrong type: expected text or an integer, got array");
   expect_contains(row(R"("text": "a", "id": "")"), "m.jsonl:1: field 'id': ");
   expect_contains(row(R"("text": "a", "answers": [[]])"), "m.jsonl:1: field 'answers': wrong type");
-  EXPECT_EQ(row(R"("question": "a", "answer": "b")"),
-            "m.jsonl:1: the row has neither text nor image nor audio nor video: got the fields answer, question (say which field is what with "
-            "data.columns)");
+  EXPECT_EQ(
+      row(R"("question": "a", "answer": "b")"),
+      "m.jsonl:1: the row has neither text nor image nor audio nor video: got the fields answer, question (say which field is what with "
+      "data.columns)");
 }
 
 TEST_F(DatasetErrors, Shards) {
