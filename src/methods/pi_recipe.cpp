@@ -82,9 +82,11 @@ class Recipe final : public experts::ExpertRecipe {
     v.field("temperature", options_.temperature, {.help = "of start = \"similarity\"", .above = 0});
     v.field("target_share", options_.target_share,
             {.help = "the target's coefficient at the start; the others share the rest", .above = 0, .below = 1, .unset = "as start says"});
-    v.field(
-        "weights", options_.weights,
-        {.help = "fixed weights instead of coefficients, one an expert, the target's first (task arithmetic)", .unset = "coefficients"});
+    v.field("weights", options_.weights,
+            {.help = "fixed weights instead of coefficients, one an expert, the target's first (task arithmetic)",
+             .min = -100,
+             .max = 100,
+             .unset = "coefficients"});
     v.field("once", options_.once, {.help = "average once, then train the one expert that comes of it"});
     v.require("experts", options_.experts.empty() || options_.graph.empty(), "either experts or graph");
     v.require("target", !options_.target.empty() || !options_.experts.empty() || !options_.graph.empty(), "a target, experts or a graph");
