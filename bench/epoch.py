@@ -11,10 +11,11 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+
+from processes import output_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser()
@@ -79,11 +80,7 @@ def peer():
 
 
 def run(command):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
-    if done.returncode:
-        sys.exit(f"{command[0]} failed: {done.stderr}")
-    return done.stdout
+    return output_of(command, options.threads, TOKENIZERS_PARALLELISM="false")
 
 
 def ours(folder, seed):

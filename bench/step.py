@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 
+from processes import output_of
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser()
 parser.add_argument("--rounds", type=int, default=3)
@@ -66,11 +68,7 @@ WORK = {
 
 
 def run(command):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
-    if done.returncode:
-        sys.exit(f"{command[0]} failed: {done.stderr}")
-    return json.loads(done.stdout)
+    return json.loads(output_of(command, options.threads))
 
 
 def measure(family, folder):

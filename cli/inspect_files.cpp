@@ -5,6 +5,7 @@
 
 #include "audio/feature_extractor.h"
 #include "core/error.h"
+#include "core/listed.h"
 #include "io/checkpoint.h"
 #include "report/table.h"
 #include "text/tokenizer.h"
@@ -17,12 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 using report::Align;
 using report::Table;
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string out = "[";
-  for (const std::int64_t size : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(size);
-  return out + "]";
-}
 
 /// "0–11" for a run of numbers, "0, 2, 5" for others, shortened when many.
 std::string range_text(std::vector<std::int64_t> numbers) {

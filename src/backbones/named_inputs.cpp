@@ -6,16 +6,11 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/listed.h"
 
 namespace mmtune::backbones {
 
 namespace {
-
-std::string shape_text(const at::Tensor& tensor) {
-  std::ostringstream text;
-  text << tensor.sizes();
-  return text.str();
-}
 
 void check_range(const at::Tensor& ids, const std::string& name, std::int64_t end) {
   if (!ids.defined() || ids.numel() == 0) return;
@@ -36,7 +31,7 @@ at::Tensor integers(const TensorMap& inputs, const std::string& name, at::IntArr
   if (!shape.empty() && tensor.sizes() != shape) {
     std::ostringstream expected;
     expected << shape;
-    throw Error({.what = "input has the wrong shape", .where = name, .expected = expected.str(), .got = shape_text(tensor)});
+    throw Error({.what = "input has the wrong shape", .where = name, .expected = expected.str(), .got = shape_text(tensor.sizes())});
   }
   return tensor.to(at::kLong);
 }
@@ -56,10 +51,12 @@ at::Tensor optional_input(const TensorMap& inputs, const std::string& name, std:
   const auto found = inputs.find(name);
   if (found == inputs.end()) return {};
   if (found->second.dim() != rank)
-    throw Error(
-        {.what = "input has the wrong rank", .where = name, .expected = std::to_string(rank) + " axes", .got = shape_text(found->second)});
+    throw Error({.what = "input has the wrong rank",
+                 .where = name,
+                 .expected = std::to_string(rank) + " axes",
+                 .got = shape_text(found->second.sizes())});
   if (std::any_of(found->second.sizes().begin(), found->second.sizes().end(), [](std::int64_t size) { return size == 0; }))
-    throw Error({.what = "input is empty", .where = name, .got = shape_text(found->second)});
+    throw Error({.what = "input is empty", .where = name, .got = shape_text(found->second.sizes())});
   return found->second;
 }
 
@@ -80,7 +77,7 @@ ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::i
     throw Error({.what = "input has the wrong width or dtype",
                  .where = "inputs_embeds",
                  .expected = "float32 [B, T, " + std::to_string(width) + "]",
-                 .got = shape_text(embeds)});
+                 .got = shape_text(embeds.sizes())});
   check_range(ids, "input_ids", vocabulary);
   ModelInputs result;
   at::Tensor mask = integers(inputs, "attention_mask", {batch, length});
@@ -96,7 +93,7 @@ ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::i
   if (position_ids != inputs.end()) {
     const at::Tensor table = optional_input(inputs, "position_ids", 2);
     if (table.size(1) != length || (table.size(0) != 1 && table.size(0) != batch))
-      throw Error({.what = "input has the wrong shape", .where = "position_ids", .got = shape_text(table)});
+      throw Error({.what = "input has the wrong shape", .where = "position_ids", .got = shape_text(table.sizes())});
     check_range(table, "position_ids", positions);
     result.position_ids = table.to(at::kLong).expand({batch, length}).reshape({-1});
   }
@@ -115,7 +112,7 @@ at::Tensor picture_input(const TensorMap& inputs, std::int64_t channels, std::in
     throw Error({.what = "input has the wrong shape",
                  .where = "pixel_values",
                  .expected = "[B, " + std::to_string(channels) + ", " + side(height, "H") + ", " + side(width, "W") + "]",
-                 .got = shape_text(pixels)});
+                 .got = shape_text(pixels.sizes())});
   return pixels;
 }
 

@@ -13,4 +13,10 @@ std::string listed(std::span<const std::string> names, std::size_t most) {
   return text;
 }
 
+std::string shape_text(std::span<const std::int64_t> shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
 }  // namespace mmtune

@@ -1,7 +1,8 @@
 #pragma once
-// Names in an error message.
+// Names and shapes in a message.
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -9,5 +10,8 @@ namespace mmtune {
 
 /// "a, b, c and 4 more": the first `most` of them, printable.
 std::string listed(std::span<const std::string> names, std::size_t most);
+
+/// "[2, 768]".
+std::string shape_text(std::span<const std::int64_t> shape);
 
 }  // namespace mmtune

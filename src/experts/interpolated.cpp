@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/listed.h"
 #include "experts/kinds.h"
 
 namespace mmtune::experts {
@@ -20,12 +21,6 @@ namespace fs = std::filesystem;
 
 /// A logit lead that leaves nothing of the others' coefficients in float32.
 constexpr double lead = 80;
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
 
 /// "encoder.layer.0.attention.self.query.lora_A.weight" → "encoder.layer.0.attention.self.query".
 std::string module_of(const std::string& tensor) {

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/listed.h"
 #include "experts/expert.h"
 #include "experts/kinds.h"
 #include "experts/peft_config.h"
@@ -48,12 +49,6 @@ void check_backbone(const Json& metadata, const std::string& fingerprint, const 
                .expected = (name != metadata.end() && name->is_string() ? printable(name->get<std::string>()) : "a backbone") +
                            " with fingerprint " + printable(recorded->get<std::string>()),
                .got = fingerprint});
-}
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
 }
 
 at::Tensor read_finite(const io::TensorEntry& entry, const io::SafetensorsFile& file, const std::string& where) {

@@ -21,12 +21,6 @@ constexpr float epsilon = 1e-6F;
 constexpr const char* format_name = "mmtune-task-graph";
 constexpr int format_version = 1;
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 std::string quoted(const std::string& name) {
   return "\"" + printable(name) + "\"";
 }

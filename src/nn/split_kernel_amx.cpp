@@ -122,6 +122,14 @@ void pack_right(const float* begin, std::int64_t stride, bool rows_are_columns, 
     pack_columns(begin, stride, columns, depth, block);
 }
 
+/// Tiles 0–3 += tiles 4 and 5 (rows) · tiles 6 and 7 (columns).
+inline void multiply_tiles() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
 /// Tiles 0–3 += left block · right block: tile 2i+j is rows 16i…, columns 16j….
 void accumulate(const std::uint16_t* left, const std::uint16_t* right, std::int64_t steps) {
   constexpr int row = 64;
@@ -130,24 +138,15 @@ void accumulate(const std::uint16_t* left, const std::uint16_t* right, std::int6
     _tile_loadd(6, right, row);
     _tile_loadd(7, right + tile, row);
     _tile_loadd(5, left + tile, row);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_tiles();
     _tile_loadd(6, right + 2 * tile, row);
     _tile_loadd(7, right + 3 * tile, row);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_tiles();
     _tile_loadd(6, right, row);
     _tile_loadd(7, right + tile, row);
     _tile_loadd(4, left + 2 * tile, row);
     _tile_loadd(5, left + 3 * tile, row);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    multiply_tiles();
   }
 }
 

@@ -71,12 +71,6 @@ io::DType io_type(at::ScalarType type) {
   }
 }
 
-std::string shape_text(at::IntArrayRef shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 std::string some(const std::vector<std::string>& names) {
   constexpr std::size_t most = 8;
   return listed(names, most);

@@ -12,41 +12,42 @@ namespace mmtune::train {
 
 namespace {
 
-class AdamW final : public Optimiser {
+/// The two moments of every parameter, and what the kinds of Adam share.
+class Moments : public Optimiser {
  public:
-  AdamW(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
+  Moments(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
       : beta1_(section.beta1), beta2_(section.beta2), eps_(section.eps), parameters_(parameters), groups_(std::move(groups)) {
     first_ = at::zeros_like(parameters.values());
     second_ = at::zeros_like(parameters.values());
   }
-
-  void step(std::int64_t step, double lr) override {
-    const at::Tensor count = at::full({}, static_cast<double>(step + 1), parameters_.values().options());
-    for (const OptimiserGroup& group : groups_) {
-      const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
-      at::_fused_adamw_({span(parameters_.values())}, {span(parameters_.gradients())}, {span(first_)}, {span(second_)}, {}, {count},
-                        lr * group.lr_scale, beta1_, beta2_, group.weight_decay, eps_, false, false);
-    }
-  }
-
   std::vector<nn::NamedTensor> state() override { return {{"adamw.first", first_}, {"adamw.second", second_}}; }
 
- private:
+ protected:
+  /// A group's part of a tensor over all parameters.
+  static at::Tensor span(const at::Tensor& flat, const OptimiserGroup& group) {
+    return flat.narrow(0, group.begin, group.end - group.begin);
+  }
   double beta1_, beta2_, eps_;
   nn::Parameters& parameters_;
   std::vector<OptimiserGroup> groups_;
   at::Tensor first_, second_;
 };
 
-/// θ ← θ − lr · √(1 − β2ᵗ) / (1 − β1ᵗ) · m / (√v + ε), then θ ← θ − lr · decay · θ: AdamW as transformers 4 had it.
-class LateDecayAdamW final : public Optimiser {
+class AdamW final : public Moments {
  public:
-  LateDecayAdamW(const TrainSection& section, nn::Parameters& parameters, std::vector<OptimiserGroup> groups)
-      : beta1_(section.beta1), beta2_(section.beta2), eps_(section.eps), parameters_(parameters), groups_(std::move(groups)) {
-    first_ = at::zeros_like(parameters.values());
-    second_ = at::zeros_like(parameters.values());
+  using Moments::Moments;
+  void step(std::int64_t step, double lr) override {
+    const at::Tensor count = at::full({}, static_cast<double>(step + 1), parameters_.values().options());
+    for (const OptimiserGroup& group : groups_)
+      at::_fused_adamw_({span(parameters_.values(), group)}, {span(parameters_.gradients(), group)}, {span(first_, group)},
+                        {span(second_, group)}, {}, {count}, lr * group.lr_scale, beta1_, beta2_, group.weight_decay, eps_, false, false);
   }
+};
 
+/// θ ← θ − lr · √(1 − β2ᵗ) / (1 − β1ᵗ) · m / (√v + ε), then θ ← θ − lr · decay · θ: AdamW as transformers 4 had it.
+class LateDecayAdamW final : public Moments {
+ public:
+  using Moments::Moments;
   void step(std::int64_t step, double lr) override {
     const at::Tensor& gradient = parameters_.gradients();
     first_.mul_(beta1_).add_(gradient, 1.0 - beta1_);
@@ -54,21 +55,12 @@ class LateDecayAdamW final : public Optimiser {
     const auto count = static_cast<double>(step + 1);
     const double correction = std::sqrt(1.0 - std::pow(beta2_, count)) / (1.0 - std::pow(beta1_, count));
     for (const OptimiserGroup& group : groups_) {
-      const auto span = [&](const at::Tensor& flat) { return flat.narrow(0, group.begin, group.end - group.begin); };
       const double rate = lr * group.lr_scale;
-      at::Tensor values = span(parameters_.values());
-      values.addcdiv_(span(first_), span(second_).sqrt().add_(eps_), -rate * correction);
+      at::Tensor values = span(parameters_.values(), group);
+      values.addcdiv_(span(first_, group), span(second_, group).sqrt().add_(eps_), -rate * correction);
       if (group.weight_decay > 0) values.mul_(1.0 - rate * group.weight_decay);
     }
   }
-
-  std::vector<nn::NamedTensor> state() override { return {{"adamw.first", first_}, {"adamw.second", second_}}; }
-
- private:
-  double beta1_, beta2_, eps_;
-  nn::Parameters& parameters_;
-  std::vector<OptimiserGroup> groups_;
-  at::Tensor first_, second_;
 };
 
 class Sgd final : public Optimiser {
