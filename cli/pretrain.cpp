@@ -1,4 +1,4 @@
-// mmtune pretrain RECIPE.toml [key=value …]: trains a small vision tower from nothing.
+// mmtune pretrain RECIPE.toml [key=value …]: trains a small backbone from nothing.
 
 #include "train/pretrain.h"
 
@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "core/log.h"
 #include "core/recipe.h"
+#include "train/pretrain_pairs.h"
 
 namespace mmtune::cli {
 
@@ -21,12 +22,23 @@ struct Options {
   bool resume = false;
 };
 
-int run(const Options& options, const Session& session) {
-  auto recipe = read_recipe<train::PretrainRecipe>(options.recipe, options.assignments);
+/// Reads the recipe as the one of its task and runs it.
+template <class Recipe>
+train::PretrainOutcome run_task(const TomlValue& root, const Options& options, const Session& session, const std::filesystem::path& out,
+                                train::PretrainOutcome (*run)(Recipe&, const train::PretrainOptions&)) {
+  auto recipe = read_options<Recipe>(root);
   if (session.threads > 0) recipe.train.threads = session.threads;
+  return run(recipe, {.out = out, .resume = options.resume});
+}
+
+int run(const Options& options, const Session& session) {
   const std::filesystem::path out = options.out.empty() ? std::filesystem::path("runs") / std::filesystem::path(options.recipe).stem()
                                                         : std::filesystem::path(options.out);
-  const train::PretrainOutcome outcome = train::pretrain(recipe, {.out = out, .resume = options.resume});
+  const TomlValue root = load_recipe(options.recipe, options.assignments);
+  const TomlValue* task = root.find("task");
+  const bool pairs = task != nullptr && task->kind == TomlValue::Kind::string && task->text == train::PairsRecipe().task;
+  const train::PretrainOutcome outcome = pairs ? run_task<train::PairsRecipe>(root, options, session, out, train::pretrain_pairs)
+                                               : run_task<train::PretrainRecipe>(root, options, session, out, train::pretrain);
   using End = train::PretrainOutcome::End;
   if (outcome.end == End::already_finished) {
     log_info(out.string() + " is finished already");
@@ -36,7 +48,7 @@ int run(const Options& options, const Session& session) {
     log_info("interrupted after step " + std::to_string(outcome.steps) + "; the state is saved. Go on with the same command and --resume");
     return 128 + outcome.signal;
   }
-  log_info("trained " + std::to_string(outcome.steps) + " steps; the tower is in " + (out / "model").string());
+  log_info("trained " + std::to_string(outcome.steps) + " steps; the model is in " + (out / "model").string());
   return 0;
 }
 
@@ -48,7 +60,8 @@ Command pretrain_command() {
           .example =
               "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower\n"
               "mmtune pretrain recipes/pretrain_vit.toml train.steps=100 --out runs/short\n"
-              "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower --resume",
+              "mmtune pretrain recipes/pretrain_vit.toml --out runs/tower --resume\n"
+              "mmtune pretrain recipes/pretrain_vilt.toml --out runs/vilt",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("RECIPE", &options->recipe, {.help = "the recipe, a TOML file", .required = true});
@@ -58,7 +71,11 @@ Command pretrain_command() {
             arguments.flag("--resume", options->resume, "go on from the run's last checkpoint, or begin where there is none");
             return [options](const Session& session) { return run(*options, session); };
           },
-          .epilogue = [] { return options_as_help(document_options<train::PretrainRecipe>()); },
+          .epilogue =
+              [] {
+                return options_as_help(document_options<train::PretrainRecipe>()) + "\nWith task = \"pretrain_pairs\":\n" +
+                       options_as_help(document_options<train::PairsRecipe>());
+              },
           .engine = true};
 }
 

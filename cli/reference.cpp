@@ -4,25 +4,29 @@
 #include "commands.h"
 #include "core/option_docs.h"
 #include "print.h"
+#include "train/pairs_recipe.h"
 #include "train/pretrain_recipe.h"
 #include "train/recipe.h"
 
 namespace mmtune::cli {
 
 Command reference_command() {
-  return {.name = "reference",
-          .summary = "the reference page of all recipe keys, as Markdown",
-          .example = "mmtune reference > docs/reference.md",
-          .declare = [](Arguments&) -> Action {
-            return [](const Session&) {
-              print("# Recipe reference\n\nEvery key of a training recipe. This page is the output of `mmtune reference`.\n\n");
-              print(options_as_markdown(document_options<train::Recipe>()));
-              print("\n# Pretraining recipe\n\nEvery key of a recipe of `mmtune pretrain`.\n\n");
-              print(options_as_markdown(document_options<train::PretrainRecipe>()));
-              return 0;
-            };
-          },
-          .hidden = true};
+  return {
+      .name = "reference",
+      .summary = "the reference page of all recipe keys, as Markdown",
+      .example = "mmtune reference > docs/reference.md",
+      .declare = [](Arguments&) -> Action {
+        return [](const Session&) {
+          print("# Recipe reference\n\nEvery key of a training recipe. This page is the output of `mmtune reference`.\n\n");
+          print(options_as_markdown(document_options<train::Recipe>()));
+          print("\n# Pretraining recipe\n\nEvery key of a recipe of `mmtune pretrain`.\n\n");
+          print(options_as_markdown(document_options<train::PretrainRecipe>()));
+          print("\n# Recipe of a pretraining on pairs\n\nEvery key of a recipe of `mmtune pretrain` with `task = \"pretrain_pairs\"`.\n\n");
+          print(options_as_markdown(document_options<train::PairsRecipe>()));
+          return 0;
+        };
+      },
+      .hidden = true};
 }
 
 }  // namespace mmtune::cli

@@ -1,24 +1,10 @@
 #pragma once
 // Pretraining of a small vision tower from nothing: alignment with texts, distillation from a teacher, or both.
 
-#include <cstdint>
-#include <filesystem>
-
+#include "train/pretrain_loop.h"
 #include "train/pretrain_recipe.h"
 
 namespace mmtune::train {
-
-struct PretrainOptions {
-  std::filesystem::path out;
-  bool resume = false;  ///< go on from the folder's last checkpoint, or begin where there is none
-};
-
-struct PretrainOutcome {
-  enum class End { finished, interrupted, already_finished };
-  End end = End::finished;
-  int signal = 0;  ///< that interrupted it
-  std::int64_t steps = 0;
-};
 
 /// Trains the tower and writes it to `out`/model: config.json, model.safetensors (float16), preprocessor_config.json (the layout of
 /// transformers' ViTModel), and with a text encoder projection.safetensors: `text_projection.weight` [E, width] maps the class token's last

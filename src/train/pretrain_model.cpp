@@ -3,35 +3,17 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <algorithm>
 #include <cmath>
 #include <system_error>
 
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
-#include "io/safetensors.h"
 #include "nn/weights.h"
-#include "train/machine.h"
 
 namespace mmtune::train {
 
-namespace {
-
 namespace fs = std::filesystem;
-
-/// As float16 tensors on the way to a file.
-void write_half(const fs::path& path, const std::vector<nn::NamedTensor>& tensors, const std::map<std::string, std::string>& metadata) {
-  std::vector<at::Tensor> kept;
-  std::vector<io::TensorEntry> entries;
-  for (const nn::NamedTensor& item : tensors) {
-    kept.push_back(item.tensor.detach().to(at::kHalf).contiguous());
-    entries.push_back(nn::to_entry(item.name, kept.back()));
-  }
-  io::write_safetensors(path, entries, metadata);
-}
-
-}  // namespace
 
 PretrainModel::PretrainModel(const PretrainRecipe& recipe, std::int64_t text_width)
     : tower_(recipe.model, mix_seed(static_cast<std::uint64_t>(recipe.train.seed), 0)) {
@@ -110,14 +92,6 @@ void PretrainModel::write(const fs::path& folder) const {
                {});
   write_file_atomically(folder / "preprocessor_config.json", processor.dump(2) + "\n");
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
-}
-
-bool fast_bfloat16() {
-  // Without tile instructions the kernels convert element by element and are slower than float32.
-  const Json machine = describe_machine();
-  if (!machine.contains("cpu_flags")) return false;
-  const Json& flags = machine["cpu_flags"];
-  return std::find(flags.begin(), flags.end(), "amx_bf16") != flags.end();
 }
 
 }  // namespace mmtune::train

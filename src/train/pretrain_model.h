@@ -5,10 +5,9 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
-#include <string>
 
 #include "nn/parameters.h"
+#include "train/pretrain_loop.h"
 #include "train/text_targets.h"
 #include "train/view_bank.h"
 #include "train/young_vit.h"
@@ -25,9 +24,6 @@ struct PretrainBatch {
   at::Tensor targets;   ///< [B, U]; undefined without texts
 };
 
-/// The terms of the loss, by name: "text", "teacher", "patch".
-using LossTerms = std::map<std::string, at::Tensor>;
-
 class PretrainModel {
  public:
   /// `text_width`: of the text encoder's embeddings; 0 without.
@@ -35,8 +31,9 @@ class PretrainModel {
 
   /// Adds every trainable tensor.
   void list(nn::Parameters& parameters) const;
-  /// The class token and the mean over the patches each feed heads of their own: cosine to the teacher's feature, softmax over the texts
-  /// (the mean of both losses counts). Every patch is compared with its own place in the teacher's map.
+  /// The terms "text", "teacher" and "patch". The class token and the mean over the patches each feed heads of their own: cosine to the
+  /// teacher's feature, softmax over the texts (the mean of both losses counts). Every patch is compared with its own place in the
+  /// teacher's map.
   LossTerms losses(const PretrainBatch& batch, const at::Tensor& embeddings, bool half) const;
   const YoungVit& tower() const { return tower_; }
 
@@ -52,8 +49,5 @@ class PretrainModel {
   Head text_first_, text_mean_, teacher_first_, teacher_mean_, patch_;
   at::Tensor log_scale_;  ///< [1]
 };
-
-/// Whether this CPU multiplies bfloat16 matrices faster than float32 ones.
-bool fast_bfloat16();
 
 }  // namespace mmtune::train

@@ -3,10 +3,9 @@
 import json
 import random
 import signal
-import subprocess
-import time
 
 import pytest
+from pretraining_support import lines_of, stop_and_resume
 
 STAGES = [(1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112)]
 STAGES += [(4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320)]
@@ -167,11 +166,6 @@ def test_transformers_loads_the_tower(mmtune, recipe, tmp_path):
     assert projection["logit_scale"].shape == () and abs(projection["logit_scale"].item() - 20) < 1
 
 
-def lines_of(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 def test_it_learns(mmtune, recipe, tmp_path):
     done = mmtune("pretrain", recipe, "train.steps=60", "train.warmup=0.1", "train.lr=3e-3", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -196,26 +190,8 @@ def test_it_goes_on_from_a_tower(mmtune, recipe, tmp_path):
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_resumed_run_ends_with_the_same_bytes(program, mmtune, recipe, tmp_path, stop):
-    # Every step is checkpointed, and there are enough of them to stop in the middle.
-    options = [str(recipe), "train.steps=60", "train.checkpoint_minutes=1e-9", "--out"]
-    assert mmtune("pretrain", *options, tmp_path / "whole").returncode == 0
-    run = tmp_path / "stopped"
-    process = subprocess.Popen([program, "pretrain", *options, run], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") >= 5:
-            break
-        time.sleep(0.005)
-    process.send_signal(stop)
-    process.communicate(timeout=120)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[stop]
-    assert not (run / "model").exists()
-    assert mmtune("pretrain", *options, run, "--resume").returncode == 0
-    for name in ["model.safetensors", "projection.safetensors"]:
-        assert (run / "model" / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()
-    assert lines_of(run) == lines_of(tmp_path / "whole")
-    again = mmtune("pretrain", *options, run, "--resume")
-    assert again.returncode == 0 and "finished already" in again.stderr
+    options = [str(recipe), "train.steps=60"]
+    stop_and_resume(program, mmtune, options, tmp_path, stop, ["model.safetensors", "projection.safetensors"])
 
 
 def test_mistakes(refused, recipe, tmp_path):
