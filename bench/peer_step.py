@@ -41,10 +41,25 @@ class TwoTowers(torch.nn.Module):
         return transformers.modeling_outputs.SequenceClassifierOutput(loss=loss)
 
 
-pictures = config.model_type in ("vit", "swin", "clip")
+class OneStream(torch.nn.Module):
+    """A linear classifier on ViLT's pooled output."""
+
+    def __init__(self):
+        super().__init__()
+        self.vilt = transformers.ViltModel.from_pretrained(options.model)
+        self.classifier = torch.nn.Linear(config.hidden_size, options.classes)
+
+    def forward(self, pixel_values, input_ids, labels):
+        loss = torch.nn.functional.cross_entropy(self.classifier(self.vilt(pixel_values=pixel_values, input_ids=input_ids).pooler_output), labels)
+        return transformers.modeling_outputs.SequenceClassifierOutput(loss=loss)
+
+
+pictures = config.model_type in ("vit", "swin", "clip", "vilt")
 sounds = config.model_type == "wav2vec2"
 if config.model_type == "clip":
     model = TwoTowers()
+elif config.model_type == "vilt":
+    model = OneStream()
 else:
     kind = transformers.AutoModelForAudioClassification if sounds else transformers.AutoModelForSequenceClassification
     if pictures:

@@ -22,7 +22,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--only", help="vit, bert, swin, clip or wav2vec2")
+parser.add_argument("--only", help="vit, bert, swin, clip, wav2vec2 or vilt")
 options = parser.parse_args()
 program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
 
@@ -50,7 +50,11 @@ elif family == "wav2vec2":
     model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config())
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
 else:
-    model = transformers.BertModel(transformers.BertConfig())
+    if family == "vilt":
+        model = transformers.ViltModel(transformers.ViltConfig())
+        transformers.ViltImageProcessorPil().save_pretrained(folder)
+    else:
+        model = transformers.BertModel(transformers.BertConfig())
     with open(folder + "/vocab.txt", "w") as file:
         file.write("\\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"word{i}" for i in range(30517)]) + "\\n")
 model.save_pretrained(folder)
@@ -63,6 +67,7 @@ WORK = {
     "swin": ("LoRA r=8 (q, v), Swin-B, 224², batch 4", 4, 0, 'main_pooling="pooler"'),
     "clip": ("LoRA r=8 (q, v), CLIP ViT-B/32, both towers, 224² and 77 tokens, batch 16", 16, 77,
              'main_input="image"\ncondition="FOLDER"\ncondition_input="text"'),
+    "vilt": ("LoRA r=8 (q, v), ViLT-B/32, 384² and 40 tokens, batch 8", 8, 40, ""),
     "wav2vec2": ("LoRA r=8 (q, v), Wav2Vec2-base, 4 s at 16 kHz, batch 4", 4, 0, 'main_input="audio"'),
 }
 

@@ -170,6 +170,7 @@ Command cost_command() {
             arguments.option("--seconds", &options->cost.seconds, {.help = "length of a sound (4)", .value = "S", .min = 0});
             arguments.option("--classes", &options->cost.outputs, {.help = "outputs of the head (2)", .value = "N", .min = 1});
             arguments.option("--measure", &options->cost.measure, {.help = "time N training steps", .value = "N", .min = 0});
+            arguments.flag("--inference", options->cost.inference, "time forward passes without gradients instead of training steps");
             arguments.option("--batch", &options->cost.batch,
                              {.help = "examples of a measured step (the recipe's batch)", .value = "N", .min = 0});
             options->model.declare(arguments);

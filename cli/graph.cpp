@@ -67,7 +67,7 @@ fs::path embedding_for(const std::string& item, const EmbeddingOptions& how, con
   if (fs::path(item).extension() == ".safetensors") return item;
   if (!fs::is_directory(item, ignored))
     throw Error({.what = "there is no such run folder", .where = item, .expected = "a folder that mmtune train left, or an embedding"});
-  const fs::path path = methods::embedding_of_run(item);
+  fs::path path = methods::embedding_of_run(item);
   if (!options.again && !options.data && fs::exists(path)) {
     const EmbeddingInfo kept = methods::TaskEmbedding::open(path).info();
     const bool enough = options.samples == 0 || kept.examples >= options.samples;

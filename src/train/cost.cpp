@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <chrono>
@@ -127,7 +128,7 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   const at::Tensor targets = at::zeros({part.batch}, at::TensorOptions(at::kLong).device(model.device()));
   const auto optimiser = make_optimiser(recipe.train, model.parameters(), std::move(groups));
   nn::Context context;
-  context.training = true;
+  context.training = !options.inference;
   context.recompute = recipe.train.checkpointing;
   std::int64_t rows = 0, width = 0;
   for (std::size_t t = 0; t < model.towers().size(); ++t) {
@@ -137,12 +138,7 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
     width = model.towers()[t]->backbone().info().width;
   }
   const PassMacs macs = model.macs(batch);
-  StepCost cost;
-  std::vector<double> seconds, rates;
-  constexpr std::int64_t warm_up = 2;
-  for (std::int64_t step = 0; step < options.measure + warm_up; ++step) {
-    context.generator = generator_on(model.device(), static_cast<std::uint64_t>(step));
-    const auto start = Clock::now();
+  const auto learn = [&](std::int64_t step) {
     model.parameters().gradients().zero_();
     for (std::int64_t pass = 0; pass < passes; ++pass) {
       at::Tensor loss = at::cross_entropy_loss(model.forward(batch, context), targets);
@@ -151,6 +147,19 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
     }
     clip_gradient(model.parameters().gradients(), recipe.train.clip);
     optimiser->step(step, recipe.train.lr);
+  };
+  StepCost cost;
+  std::vector<double> seconds, rates;
+  constexpr std::int64_t warm_up = 2;
+  for (std::int64_t step = 0; step < options.measure + warm_up; ++step) {
+    context.generator = generator_on(model.device(), static_cast<std::uint64_t>(step));
+    const auto start = Clock::now();
+    if (options.inference) {
+      const at::NoGradGuard no_gradients;
+      for (std::int64_t pass = 0; pass < passes; ++pass) model.forward(batch, context);
+    } else {
+      learn(step);
+    }
     finish_work(model.device());
     if (step < warm_up) continue;
     seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
@@ -160,7 +169,7 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   cost.peak_bytes = peak_memory();
   cost.seconds = median(seconds);
   cost.gemm_flops = 2 * median(rates);
-  cost.bound_seconds = 2 * static_cast<double>(passes) * (macs.forward + macs.backward) / cost.gemm_flops;
+  cost.bound_seconds = 2 * static_cast<double>(passes) * (macs.forward + (options.inference ? 0.0 : macs.backward)) / cost.gemm_flops;
   cost.steps = options.measure;
   return cost;
 }

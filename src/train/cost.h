@@ -19,9 +19,10 @@ struct CostOptions {
   std::int64_t batch = 32;              ///< of the measured step
   std::int64_t outputs = 2;             ///< width of the head's output
   std::int64_t measure = 0;             ///< steps to time; 0: nothing is run
+  bool inference = false;               ///< time forward passes without gradients instead of training steps
 };
 
-/// A training step on random inputs without padding, timed in this process.
+/// A training step, or a pass of inference, on random inputs without padding, timed in this process.
 struct StepCost {
   double seconds = 0;           ///< median
   double bound_seconds = 0;     ///< the step's operations at the matrix-product rate of this run

@@ -133,6 +133,13 @@ void Head::begin_with(const at::Tensor& embeddings, double scale) {
   weight.copy_(embeddings * (scale / std::sqrt(static_cast<double>(weight.size(1)))));
 }
 
+void Head::begin_with_map(const at::Tensor& weight, const at::Tensor& bias) {
+  MMTUNE_ASSERT(section_.kind == HeadKind::linear && layers_.size() == 1);
+  const at::NoGradGuard no_grad;
+  at::Tensor(layers_.front().weight).copy_(weight);
+  at::Tensor(layers_.front().bias).copy_(bias);
+}
+
 at::Tensor Head::operator()(const std::vector<TowerFeatures>& given, const nn::Context& context) const {
   MMTUNE_ASSERT(given.size() == towers_.size());
   std::vector<TowerFeatures> features = given;

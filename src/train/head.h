@@ -41,6 +41,8 @@ class Head {
 
   /// Kind zero_shot: the weights begin as those of a comparison with `embeddings` [outputs, width], each of length 1, times `scale`.
   void begin_with(const at::Tensor& embeddings, double scale);
+  /// Kind linear over one tower: begins with these, [outputs, width] and [outputs].
+  void begin_with_map(const at::Tensor& weight, const at::Tensor& bias);
 
   /// Features of the towers in their order → logits [B, outputs]. Every example has what `needs` says. Kind similarity: [B, B], the first
   /// tower's feature of each example compared with the second's of each.

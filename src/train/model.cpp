@@ -9,6 +9,7 @@
 #include "core/hash.h"
 #include "experts/joint.h"
 #include "train/device.h"
+#include "train/matching_head.h"
 #include "train/zero_shot.h"
 
 namespace mmtune::train {
@@ -184,6 +185,14 @@ void Model::place() {
 void Model::begin_zero_shot(const Recipe& recipe, const std::vector<std::string>& classes) {
   const ClassEmbeddings embeddings = embed_classes(towers_.front()->checkpoint(), recipe.head, classes);
   head_->begin_with(embeddings.rows, embeddings.scale);
+}
+
+bool Model::begin_matching() {
+  const Tower& tower = *towers_.front();
+  if (towers_.size() > 1 || head_->kind() != HeadKind::linear || tower.pooling() != backbones::Pooling::pooler) return false;
+  const std::optional<MatchingHead> known = matching_head_of(tower.checkpoint(), tower.width());
+  if (known) head_->begin_with_map(known->weight, known->bias);
+  return known.has_value();
 }
 
 std::vector<OptimiserGroup> Model::gather(const TrainSection& section) {

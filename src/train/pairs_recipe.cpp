@@ -10,7 +10,7 @@ void declare(OptionVisitor& v, PairsModelSection& s) {
   v.field("heads", s.heads, {.help = "attention heads", .min = 1, .max = 128});
   v.field("inner", s.inner, {.help = "width inside the feed-forward maps", .min = 1, .max = 65536});
   v.field("positions", s.positions, {.help = "longest text in tokens", .min = 4, .max = 512});
-  v.field("vocabulary", s.vocabulary, {.help = "word pieces that are kept of the text model's", .min = 200, .max = 1000000});
+  v.field("vocabulary", s.vocabulary, {.help = "word pieces that are kept of the text model's", .min = 100, .max = 1000000});
   v.field(
       "words", s.words,
       {.help = "model folder or name of a BERT whose word pieces are taken, and whose embeddings the words begin with", .required = true});

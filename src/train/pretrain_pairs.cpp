@@ -225,7 +225,11 @@ void PairsJob::write(const std::filesystem::path& folder) const {
                           {"image_mean", {0.5, 0.5, 0.5}},
                           {"image_std", {0.5, 0.5, 0.5}},
                           {"do_pad", true}};
-  write_half(folder / "model.safetensors", model_->tensors(), {{"format", "pt"}});
+  std::vector<nn::NamedTensor> tensors = model_->tensors();
+  // transformers knows the words' bias by two names, and since its fifth version by this one alone.
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].name == "mlm_score.bias") tensors.push_back({"mlm_score.decoder.bias", tensors[i].tensor});
+  write_half(folder / "model.safetensors", tensors, {{"format", "pt"}});
   write_file_atomically(folder / "preprocessor_config.json", processor.dump(2) + "\n");
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 }

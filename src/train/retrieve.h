@@ -37,6 +37,7 @@ class Retrieve final : public Task {
   bool learns_from(const data::Example& example) const override { return example.image.has_value() && example.text.has_value(); }
   std::optional<data::Dataset> arranged(const data::Dataset& dataset, std::span<const std::int64_t> examples,
                                         std::uint64_t seed) const override;
+  bool pairs_anew() const override { return together_; }
   bool together() const { return together_; }
 
  private:

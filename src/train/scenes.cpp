@@ -4,7 +4,9 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <set>
 #include <span>
+#include <string_view>
 
 #include "core/error.h"
 #include "data/dataset.h"
@@ -79,6 +81,7 @@ SceneMaker::SceneMaker(const std::vector<Picture>& pictures, const ScenesSection
                  .where = "data.pictures",
                  .expected = "pictures with at least two different texts",
                  .got = std::to_string(nouns.size())});
+  names_ = nouns.size();
   same_.resize(kept_.size());
   for (const auto& [noun, members] : nouns) {
     for (const std::size_t member : members) same_[member] = {by_noun_.size(), members.size()};
@@ -100,8 +103,8 @@ const SceneMaker::Kept& SceneMaker::other_than(const std::vector<Placed>& placed
     if (const Kept& drawn = any(random); !shown(drawn)) return drawn;
   // A list in which nearly all weight lies on what the scene shows.
   const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return !shown(kept); });
-  MMTUNE_ASSERT(found != kept_.end() || placed.size() > 1);
-  return found != kept_.end() ? *found : kept_.front();
+  MMTUNE_ASSERT(found != kept_.end());
+  return *found;
 }
 
 Scene SceneMaker::whole(data::Random& random) const {
@@ -130,7 +133,10 @@ Scene SceneMaker::draw(data::Random& random) const {
   std::vector<Placed> placed;
   for (std::int64_t i = 0; i < count; ++i) {
     const Kept* kept = &any(random);
-    if (i > 0 && share(random) < section_.repeat) {
+    // One name at least stays out, for what is wrong is said with it.
+    std::set<std::string_view> shown{kept->noun};
+    for (const Placed& item : placed) shown.insert(item.kept->noun);
+    if (i > 0 && (share(random) < section_.repeat || shown.size() == names_)) {
       const auto [begin, size] = same_[static_cast<std::size_t>(placed.back().kept - kept_.data())];
       kept = &kept_[by_noun_[begin + random.below(size)]];
     }

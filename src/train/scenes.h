@@ -54,6 +54,7 @@ class SceneMaker {
   std::vector<Kept> kept_;
   std::vector<double> until_;                              ///< sum of the weights up to each, for drawing
   std::vector<std::pair<std::size_t, std::size_t>> same_;  ///< of each kept picture: where those of its noun lie in by_noun_
+  std::size_t names_ = 0;                                  ///< different ones
   std::vector<std::size_t> by_noun_;                       ///< kept pictures, those of one noun together
 };
 

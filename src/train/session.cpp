@@ -205,6 +205,7 @@ Training prepare_training(const Recipe& recipe) {
     std::fill(training.learn_absent.begin() + 1, training.learn_absent.end(), true);
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
+  if (recipe.task == "retrieve" && model.begin_matching()) log_info("the head begins with the checkpoint's own image-text matching");
   for (const experts::Interpolated* one : model.interpolated()) begin_from_target(*one, *training.task, model.head());
   if (recipe.data.on_error == OnError::stop) {
     for (const data::Dataset* dataset : {&training.data.train, training.data.valid ? &*training.data.valid : nullptr}) {

@@ -68,6 +68,8 @@ class Task {
   virtual std::optional<data::Dataset> arranged(const data::Dataset&, std::span<const std::int64_t>, std::uint64_t) const {
     return std::nullopt;
   }
+  /// Whether arranged() puts a picture and a text together that no example has, so that one backbone's feature of both is new.
+  virtual bool pairs_anew() const { return false; }
   /// What predictions need to know again (the class list): kept in the run's record.
   virtual Json describe() const = 0;
 };

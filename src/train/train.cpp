@@ -204,6 +204,7 @@ bool Trainer::store_features() {
   if (training_.data.valid) datasets.push_back(&*training_.data.valid);
   StoreOptions options = store_options_of(recipe_.data);
   options.all = &all_;
+  if (training_.task->pairs_anew()) options.limit_mb = 0;
   if (!all_.shared()) options.stop = [] { return StopSignals::received() != 0; };
   const StoreReport report = store_frozen_features(*training_.model, datasets, options);
   if (report.inputs > 0) record_["features"] = {{"inputs", report.inputs}, {"kept", report.kept}, {"seconds", report.seconds}};

@@ -106,12 +106,9 @@ TEST_F(Scenes, SayWhatIsTrueAndWhatIsNot) {
   data::Random random(7);
   for (int i = 0; i < 3000; ++i) {
     const Scene scene = maker.draw(random);
-    // A list of three names runs out of others where a scene shows all of them.
     const std::array<int, 4> seen = fields(scene.image);
     EXPECT_TRUE(holds(scene.right, seen)) << scene.right;
-    const bool all = std::all_of(colours.begin(), colours.end(),
-                                 [&, c = 0](const Colour&) mutable { return std::count(seen.begin(), seen.end(), c++) > 0; });
-    if (!all) EXPECT_FALSE(holds(scene.wrong, seen)) << scene.wrong << " beside " << scene.right;
+    EXPECT_FALSE(holds(scene.wrong, seen)) << scene.wrong << " beside " << scene.right;
   }
 }
 
