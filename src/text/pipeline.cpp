@@ -49,6 +49,21 @@ class Pipeline : public Tokenizer {
     return finish(std::move(first), tokenize(pair, options, buffers), options);
   }
 
+  std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens) const override {
+    std::vector<std::string> tokens;
+    for (const std::int64_t id : ids) {
+      auto token = token_of(id);
+      if (token && !(skip_special_tokens && parts_.added_tokens.is_special(*token))) tokens.push_back(std::move(*token));
+    }
+    if (parts_.decoder) parts_.decoder->apply(tokens);
+    std::string text;
+    for (const std::string& token : tokens) {
+      if (!parts_.decoder && &token != tokens.data()) text += ' ';
+      text += token;
+    }
+    return text;
+  }
+
   std::int64_t vocabulary_size() const override { return size_; }
 
   std::optional<std::int64_t> id_of(std::string_view token) const override {
@@ -71,7 +86,7 @@ class Pipeline : public Tokenizer {
 
   SequenceTokens tokenize(std::string_view utf8, const EncodeOptions& options, Buffers& buffers) const {
     SequenceTokens out;
-    decode(utf8, buffers.original);
+    text::decode(utf8, buffers.original);
     out.ids.reserve(utf8.size() / 4 + 4);
     if (options.with_offsets) out.offsets.reserve(utf8.size() / 4 + 4);
     buffers.in_original.clear();

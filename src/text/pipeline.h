@@ -6,6 +6,7 @@
 #include <string>
 
 #include "text/added_tokens.h"
+#include "text/decoder.h"
 #include "text/model.h"
 #include "text/normalizer.h"
 #include "text/post_processor.h"
@@ -22,6 +23,7 @@ struct PipelineParts {
   std::unique_ptr<Model> model;
   AddedTokens added_tokens;
   PostProcessor post_processor;
+  std::unique_ptr<Decoder> decoder;  ///< may be null: tokens with a space between them
   std::optional<Truncation> truncation;
   std::optional<std::int64_t> padding_id;  ///< nullopt: the id of [PAD], <pad> or <|endoftext|>, or 0 without one
   std::int64_t padding_type_id = 0;

@@ -48,6 +48,10 @@ class Tokenizer {
   virtual Encoding encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
   virtual Encoding encode_pair(std::string_view text, std::string_view pair, const EncodeOptions& options = {}) const = 0;
 
+  /// The text of ids, as the `tokenizers` package decodes them: what the model never made of a text is no mistake, ids that the vocabulary
+  /// lacks are left out. transformers' clean_up_tokenization_spaces is not part of it.
+  virtual std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens = true) const = 0;
+
   virtual std::int64_t vocabulary_size() const = 0;  ///< added tokens included
   virtual std::optional<std::int64_t> id_of(std::string_view token) const = 0;
   virtual std::optional<std::string> token_of(std::int64_t id) const = 0;

@@ -101,6 +101,7 @@ PipelineParts read_vocab_json(const VocabJsonFiles& files) {
   }
   PipelineParts parts;
   parts.model = make_bpe(std::move(vocabulary), merges, options, files.merges_where);
+  parts.decoder = make_byte_level_decoder();
   SpecialTokens special(family, config, parts.model->vocabulary());
 
   const bool add_prefix_space = family != Family::clip && config.boolean("add_prefix_space", false);

@@ -48,7 +48,7 @@ TEST(TokenizerJson, RefusesUnsupportedComponentsByName) {
             {"normalizer[1]", "'Nmt'"});
   expect_in(error_with("/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", "a+"}}}, {"content", ""}}),
             {"normalizer.pattern.Regex", "'a+'"});
-  expect_in(error_with("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "_"}}), {"pre_tokenizer", "'Metaspace'"});
+  expect_in(error_with("/pre_tokenizer", {{"type", "Digits"}, {"individual_digits", true}}), {"pre_tokenizer", "'Digits'"});
   expect_in(error_with("/post_processor", {{"type", "Nothing"}}), {"post_processor", "'Nothing'"});
   expect_in(error_with("/model/type", "Unigram"), {"model", "'Unigram'"});
   expect_in(error_with("/version", "2.0"), {"version", "\"2.0\""});
