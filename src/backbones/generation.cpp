@@ -94,6 +94,7 @@ class Generator {
       }
       if (const auto banned = repeating(seen, options_.no_repeat_ngram); !banned.empty())
         row.index_fill_(0, to_index(banned, row), nothing);
+      if (!options_.never.empty()) row.index_fill_(0, to_index(options_.never, row), nothing);
       if (options_.ends.empty()) continue;
       const at::Tensor ends = to_index(options_.ends, row);
       if (said < options_.min_new_tokens) {
@@ -286,8 +287,9 @@ at::Tensor rank_candidates(CachedDecoder& decoder, const CandidateTrie& candidat
                  .where = "candidates",
                  .expected = "less than " + std::to_string(decoder.vocabulary()),
                  .got = std::to_string(candidates.largest_token())});
+  const at::Tensor tokens = at::tensor(candidates.tokens(), at::kLong), parents = at::tensor(candidates.parents(), at::kLong);
   const at::Tensor logs =
-      decoder.tree_log_probabilities(at::tensor(candidates.tokens(), at::kLong), at::tensor(candidates.parents(), at::kLong))
+      (options.among_candidates ? decoder.tree_scores(tokens, parents) : decoder.tree_log_probabilities(tokens, parents))
           .to(at::kCPU, at::kDouble)
           .contiguous();
   const std::int64_t batch = logs.size(0), size = candidates.size(), count = candidates.candidates();

@@ -24,6 +24,7 @@ struct GenerationOptions {
   std::vector<std::int64_t> ends;    ///< tokens that end an answer; they are its last
   /// Sequences of tokens that end an answer too, being its last.
   std::vector<std::vector<std::int64_t>> stops;
+  std::vector<std::int64_t> never;  ///< tokens that are not said (padding)
   /// Whether the last place is for an end token only, whatever it costs (fairseq's max_len).
   bool end_last = false;
   double length_penalty = 1.0;  ///< a finished answer's score is its summed log-probability divided by length ^ this; 0: the sum

@@ -145,7 +145,9 @@ TEST(Generation, RowsOfABatchDoNotDisturbEachOther) {
       for (std::size_t i = 0; i < one[0].size(); ++i) {
         EXPECT_EQ(all[row][i].tokens, one[0][i].tokens);
         EXPECT_NEAR(all[row][i].score, one[0][i].score, 1e-5);
-        if (i > 0) EXPECT_LE(all[row][i].score, all[row][i - 1].score);
+        if (i > 0) {
+          EXPECT_LE(all[row][i].score, all[row][i - 1].score);
+        }
       }
     }
   }
@@ -189,6 +191,14 @@ TEST(Generation, EndsNeitherTooEarlyNorTooLate) {
       EXPECT_EQ(answer.front().tokens.back(), 2);
       EXPECT_EQ(std::count(answer.front().tokens.begin(), answer.front().tokens.end(), 2), 1);
     }
+  }
+}
+
+TEST(Generation, SomeTokensAreNeverSaid) {
+  for (const std::int64_t beams : {1, 3}) {
+    Table table(4, {{0}, {1}});
+    for (const auto& answer : run(table, {.beams = beams, .max_new_tokens = 6, .never = {0, 3}}))
+      for (const std::int64_t token : answer.front().tokens) EXPECT_TRUE(token == 1 || token == 2);
   }
 }
 
