@@ -86,10 +86,12 @@ at::Tensor CaptionModel::embed_pictures(const at::Tensor& pixels) const {
   return pictures_->forward(inputs, context).embeds;
 }
 
-at::Tensor CaptionModel::operator()(const at::Tensor& pixels, const at::Tensor& captions) {
-  const at::Tensor value = task_semantics(embed_pictures(pixels), captions, log_scale_);
+at::Tensor CaptionModel::operator()(const at::Tensor& pixels, const at::Tensor& captions) const {
+  return task_semantics(embed_pictures(pixels), captions, log_scale_);
+}
+
+void CaptionModel::clamp_scale() {
   log_scale_ = log_scale_.clamp(0.0, largest_log_scale);
-  return value;
 }
 
 }  // namespace mmtune::methods

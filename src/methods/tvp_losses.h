@@ -37,8 +37,10 @@ class CaptionModel {
   at::Tensor embed(const std::vector<std::string>& captions) const;
   /// Pictures' embeddings [B, E], not normalised, of normalised pixels [B, 3, R, R]; differentiable by them.
   at::Tensor embed_pictures(const at::Tensor& pixels) const;
-  /// T of the pictures and of their captions' embeddings, with the present ℓ, which is then clamped for the next call.
-  at::Tensor operator()(const at::Tensor& pixels, const at::Tensor& captions);
+  /// T of the pictures and of their captions' embeddings, with the present ℓ.
+  at::Tensor operator()(const at::Tensor& pixels, const at::Tensor& captions) const;
+  /// To be called between the forward and the backward pass of a step: ℓ of the next one.
+  void clamp_scale();
 
   const experts::ChannelNorm& norm() const { return norm_; }
   std::int64_t side() const;  ///< R

@@ -172,6 +172,7 @@ void run_semantics(Case& golden) {
     const Tensor rows = at::matmul(e / e.norm(2, {-1}, true), (u / u.norm(2, {-1}, true)).t()) * scale.exp();
     golden.compare(at + "similarity", rows, tvp_similarity);
     const Tensor value = (*clip.model)(pixels, clip.captions);
+    clip.model->clamp_scale();
     golden.compare(at + "T", value, tvp_similarity);
     Tensor delta_gradient = prompt.tensors().front().tensor;
     delta_gradient.mutable_grad() = at::Tensor();
