@@ -53,6 +53,21 @@ struct VocabJsonFiles {
 /// The tokenizer of such a folder: RobertaTokenizer, GPT2Tokenizer or CLIPTokenizer. Throws Error naming file and place.
 PipelineParts read_vocab_json(const VocabJsonFiles& files);
 
+/// What a SentencePiece folder without tokenizer.json holds.
+struct SentencePieceFolder {
+  const std::string& model;  ///< content of tokenizer.model or spiece.model
+  std::string model_where;
+  const Json& config;  ///< tokenizer_config.json (or an empty object)
+  std::string config_where;
+  const Json* added;  ///< added_tokens.json, or nullptr
+  std::string added_where;
+  std::string model_type;  ///< of config.json, for a folder that does not name its tokenizer; may be empty
+};
+
+/// The tokenizer of such a folder: LlamaTokenizer, T5Tokenizer, or, where nothing says, the pieces and nothing around them. Throws Error
+/// naming file and place.
+PipelineParts read_sentencepiece_folder(const SentencePieceFolder& files);
+
 /// What tokenizer_config.json says beside a tokenizer.json: model_max_length, pad_token.
 void apply_tokenizer_config(PipelineParts& parts, const TokenizerConfig& config);
 

@@ -35,8 +35,8 @@ struct EncodeOptions {
 
 class Tokenizer {
  public:
-  /// Reads tokenizer.json from a model folder; where there is none, vocab.txt, or vocab.json and merges.txt, with the settings of
-  /// tokenizer_config.json.
+  /// Reads tokenizer.json from a model folder; where there is none, tokenizer.model or spiece.model (SentencePiece), vocab.json and
+  /// merges.txt, or vocab.txt, with the settings of tokenizer_config.json.
   /// Throws Error naming the file and the component: an unsupported component is refused by name.
   static std::unique_ptr<Tokenizer> open(const std::filesystem::path& folder);
   /// The content of a tokenizer.json (tests, fuzzing).
