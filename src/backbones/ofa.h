@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backbones/backbone.h"
+#include "backbones/cached_decoder.h"
 #include "backbones/config.h"
 #include "backbones/ofa_parts.h"
 #include "backbones/ofa_stem.h"
@@ -45,6 +46,9 @@ class Ofa final : public Backbone {
   /// Words [B, T] with teacher forcing → logits [B, T, vocabulary].
   at::Tensor decode(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context);
 
+  /// Reads words one behind the other and keeps their keys and values; the source's are made once. Must not outlive the model.
+  std::unique_ptr<CachedDecoder> decoder(const OfaEncoded& encoded, const nn::Context& context);
+
   /// The encoder alone, over words.
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override;
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override;
@@ -60,6 +64,7 @@ class Ofa final : public Backbone {
   void set_watch(Watch watch) { watch_ = std::move(watch); }
 
  private:
+  friend class OfaDecoder;
   void watch(const std::string& name, const at::Tensor& rows) const {
     if (watch_) watch_(name, rows);
   }
@@ -70,6 +75,9 @@ class Ofa final : public Backbone {
     std::vector<std::unique_ptr<OfaLayer>> layers;
   };
   void open_side(Side& side, const nn::Weights& weights, bool decoder);
+  /// Queries of positions are scaled as those of words are.
+  double position_scale() const;
+  at::Tensor heads_of(const at::Tensor& rows) const;  ///< [T, D] → [H, T, d]
   at::Tensor positions_of(const Side& side, std::int64_t words, std::int64_t rows, std::int64_t columns) const;
   at::Tensor absolute(const at::Tensor& queries, const at::Tensor& keys, const nn::Linear& q, const nn::Linear& k) const;
   at::Tensor encoder_bias(const at::Tensor& absolute, std::int64_t layer, std::int64_t words, std::int64_t rows,

@@ -68,21 +68,64 @@ OfaAttention::OfaAttention(const nn::Weights& w, const OfaLayerShape& shape, std
   value_ = std::make_unique<nn::Linear>(w / "v_proj", shape.width, shape.width, layer);
 }
 
+std::vector<at::Tensor> OfaAttention::source_maps(const at::Tensor& rows, const nn::Context& context) const {
+  const nn::Linear* maps[] = {key_.get(), value_.get()};
+  return nn::linear_group(rows, maps, context);
+}
+
+/// Every head's output by its factor, and the output map.
+at::Tensor OfaAttention::finish(const at::Tensor& heads, const nn::Context& context) const {
+  const at::Tensor scaled = heads.view({heads.size(0), heads_, -1}) * head_scale_.unsqueeze(1);
+  return output_(scaled.view_as(heads), context);
+}
+
 at::Tensor OfaAttention::operator()(const at::Tensor& queries, const at::Tensor& rows, const nn::Layout& query_layout,
                                     const nn::Layout& key_layout, const at::Tensor& bias, bool causal, const nn::Context& context) const {
   const nn::AttentionOptions options{.causal = causal, .bias = bias};
-  at::Tensor out;
   if (self_) {
     std::vector<at::Tensor> qkv = self_->project(queries, rows, context);
     qkv[0] = qkv[0] * query_scale;
-    out = self_->attend(qkv, query_layout, key_layout, context, options);
-  } else {
-    const nn::Linear* maps[] = {key_.get(), value_.get()};
-    const std::vector<at::Tensor> kv = nn::linear_group(rows, maps, context);
-    out = nn::attention((*query_)(queries, context) * query_scale, kv[0], kv[1], heads_, query_layout, key_layout, options);
+    return finish(self_->attend(qkv, query_layout, key_layout, context, options), context);
   }
-  const at::Tensor scaled = out.view({out.size(0), heads_, -1}) * head_scale_.unsqueeze(1);
-  return output_(scaled.view_as(out), context);
+  const std::vector<at::Tensor> kv = source_maps(rows, context);
+  return finish(nn::attention((*query_)(queries, context) * query_scale, kv[0], kv[1], heads_, query_layout, key_layout, options), context);
+}
+
+at::Tensor OfaAttention::behind(const at::Tensor& rows, std::int64_t lines, OfaPast& past, bool keep, const at::Tensor& bias, bool causal,
+                                const nn::Context& context) const {
+  std::vector<at::Tensor> qkv = self_->project(rows, rows, context);
+  const std::int64_t width = rows.size(1), length = rows.size(0) / lines;
+  qkv[0] = qkv[0] * query_scale;
+  const auto joined = [&](const at::Tensor& before, const at::Tensor& now) {
+    const at::Tensor own = now.view({lines, length, width});
+    return before.defined() ? at::cat({before, own}, 1) : own;
+  };
+  const at::Tensor keys = joined(past.keys, qkv[1]), values = joined(past.values, qkv[2]);
+  if (keep) past = {keys, values};
+  const nn::Layout query_layout = nn::Layout::uniform(lines, length), key_layout = nn::Layout::uniform(lines, keys.size(1));
+  return finish(self_->attend({qkv[0], keys.reshape({-1, width}), values.reshape({-1, width})}, query_layout, key_layout, context,
+                              {.causal = causal, .bias = bias}),
+                context);
+}
+
+OfaSourceKeys OfaAttention::source_keys(const at::Tensor& rows, std::int64_t batch, const nn::Context& context) const {
+  const std::vector<at::Tensor> kv = source_maps(rows, context);
+  const auto split = [&](const at::Tensor& x) { return x.view({batch, -1, heads_, x.size(1) / heads_}).transpose(1, 2).contiguous(); };
+  return {split(kv[0]), split(kv[1])};
+}
+
+at::Tensor OfaAttention::ask(const at::Tensor& rows, const OfaSourceKeys& source, const OfaAsking& asking,
+                             const nn::Context& context) const {
+  const std::int64_t batch = source.keys.size(0), lines = asking.slot.size(0), width = rows.size(1), length = rows.size(0) / lines;
+  at::Tensor queries = ((*query_)(rows, context) * query_scale).view({lines, length * width});
+  const bool full = lines == batch * asking.most;
+  if (!full) queries = at::zeros({batch * asking.most, length * width}, queries.options()).index_copy_(0, asking.slot, queries);
+  const at::Tensor heads =
+      at::scaled_dot_product_attention(queries.view({batch, asking.most * length, heads_, width / heads_}).transpose(1, 2), source.keys,
+                                       source.values, asking.bias)
+          .transpose(1, 2)
+          .reshape({batch * asking.most, length * width});
+  return finish((full ? heads : heads.index_select(0, asking.slot)).view({lines * length, width}), context);
 }
 
 void OfaAttention::list(nn::SiteTable& table) {
@@ -122,9 +165,22 @@ at::Tensor OfaLayer::operator()(const at::Tensor& x, const nn::Layout& layout, c
     const at::Tensor asked = cross_norm_before_->operator()(y);
     y = y + (*cross_norm_)((*cross_)(asked, *source->rows, layout, *source->layout, *source->bias, false, context));
   }
+  return feed_forward(y, layout, context);
+}
+
+at::Tensor OfaLayer::feed_forward(const at::Tensor& y, const nn::Layout& layout, const nn::Context& context) const {
   const at::Tensor entering = feed_forward_norm_(y);
   const at::Tensor inner = inner_norm_(at::gelu(up_(entering, context)));
   return y + feed_forward_site_(down_(inner, context), entering, layout, context);
+}
+
+at::Tensor OfaLayer::behind(const at::Tensor& x, const nn::Layout& layout, const Behind& read, const nn::Context& context) const {
+  const at::Tensor normed = norm_before_(x);
+  const at::Tensor attended =
+      attention_norm_(attention_.behind(normed, layout.batch(), *read.past, read.keep, *read.bias, read.causal, context));
+  at::Tensor y = x + attention_site_(attended, normed, layout, context);
+  y = y + (*cross_norm_)(cross_->ask((*cross_norm_before_)(y), *read.source, *read.asking, context));
+  return feed_forward(y, layout, context);
 }
 
 void OfaLayer::list(nn::SiteTable& table) {

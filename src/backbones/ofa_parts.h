@@ -21,6 +21,23 @@ struct OfaLayerShape {
   std::int64_t width = 0, heads = 0, inner = 0;
 };
 
+/// What a decoder's layer keeps of the words it has read, [n, T, D]; undefined: none yet.
+struct OfaPast {
+  at::Tensor keys, values;
+};
+
+/// What a cross-attention keeps of what the encoder made of B sources, [B, H, S, d].
+struct OfaSourceKeys {
+  at::Tensor keys, values;
+};
+
+/// Which lines read which source, so that the lines of one ask together: `slot` [n] is a line's place among B · most.
+struct OfaAsking {
+  at::Tensor slot;
+  std::int64_t most = 0;
+  at::Tensor bias;  ///< [B, H, most · T, S], −inf where a source has nothing
+};
+
 /// q is scaled by (2 · head width)^-½, and every head's output by a learned factor.
 class OfaAttention {
  public:
@@ -29,9 +46,18 @@ class OfaAttention {
   /// `bias` [H, Tq, Tk]; undefined: none.
   at::Tensor operator()(const at::Tensor& queries, const at::Tensor& rows, const nn::Layout& query_layout, const nn::Layout& key_layout,
                         const at::Tensor& bias, bool causal, const nn::Context& context) const;
+  /// Of words [n·T, D] behind `past`, which they join where `keep`. `bias` [H, T, P + T], what is hidden included unless `causal`.
+  at::Tensor behind(const at::Tensor& rows, std::int64_t lines, OfaPast& past, bool keep, const at::Tensor& bias, bool causal,
+                    const nn::Context& context) const;
+  /// The cross-attention's keys and values of rows [B·S, D], and its answer to lines of words [n·T, D] that ask for them.
+  OfaSourceKeys source_keys(const at::Tensor& rows, std::int64_t batch, const nn::Context& context) const;
+  at::Tensor ask(const at::Tensor& rows, const OfaSourceKeys& source, const OfaAsking& asking, const nn::Context& context) const;
   void list(nn::SiteTable& table);
 
  private:
+  std::vector<at::Tensor> source_maps(const at::Tensor& rows, const nn::Context& context) const;
+  at::Tensor finish(const at::Tensor& heads, const nn::Context& context) const;
+
   std::string name_;
   std::int64_t heads_;
   std::unique_ptr<nn::SelfAttention> self_;
@@ -54,9 +80,23 @@ class OfaLayer {
   /// x [N, D] → [N, D].
   at::Tensor operator()(const at::Tensor& x, const nn::Layout& layout, const at::Tensor& bias, const std::optional<Source>& source,
                         const nn::Context& context) const;
+
+  /// The same of words [n·T, D] behind those that were read before, a decoder's layer only.
+  struct Behind {
+    OfaPast* past;
+    bool keep;
+    const at::Tensor* bias;
+    bool causal;
+    const OfaSourceKeys* source;
+    const OfaAsking* asking;
+  };
+  at::Tensor behind(const at::Tensor& x, const nn::Layout& layout, const Behind& read, const nn::Context& context) const;
+  const OfaAttention& cross() const { return *cross_; }
   void list(nn::SiteTable& table);
 
  private:
+  at::Tensor feed_forward(const at::Tensor& y, const nn::Layout& layout, const nn::Context& context) const;
+
   bool decoder_;
   nn::LayerNorm norm_before_, attention_norm_;
   OfaAttention attention_;

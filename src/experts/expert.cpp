@@ -19,9 +19,9 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe,    linear_recipe,      bitfit_recipe,       lora_recipe,   ia3_recipe,
-                            adapter_recipe, prefix_recipe,      prompt_recipe,       ladder_recipe, mope_recipe,
-                            apt_recipe,     class_token_recipe, blind_prompt_recipe, pmf_recipe,    pi_recipe};
+constexpr Maker makers[] = {full_recipe,         linear_recipe, bitfit_recipe, lora_recipe,         ia3_recipe, adapter_recipe,
+                            prefix_recipe,       prompt_recipe, ladder_recipe, mope_recipe,         apt_recipe, class_token_recipe,
+                            blind_prompt_recipe, pmf_recipe,    pi_recipe,     visual_prompt_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 std::string key_of(const std::string& name) {

@@ -27,6 +27,7 @@ std::unique_ptr<ExpertRecipe> class_token_recipe();
 std::unique_ptr<ExpertRecipe> blind_prompt_recipe();
 std::unique_ptr<ExpertRecipe> pmf_recipe();
 std::unique_ptr<ExpertRecipe> pi_recipe();
+std::unique_ptr<ExpertRecipe> visual_prompt_recipe();
 
 /// A trainable leaf holding a copy of `values`.
 at::Tensor leaf(const at::Tensor& values);

@@ -31,6 +31,7 @@ constexpr PeftType peft_types[] = {{"LORA", "lora"},
                                    {"MMTUNE_CLASS_TOKEN", "class_token"},
                                    {"MMTUNE_BLIND_PROMPT", "blind_prompt"},
                                    {"MMTUNE_PMF", "pmf"},
+                                   {"MMTUNE_VISUAL_PROMPT", "visual_prompt"},
                                    {"MMTUNE_BITFIT", "bitfit"},
                                    {"MMTUNE_FULL", "full"},
                                    {"MMTUNE_LINEAR", "linear"}};

@@ -134,6 +134,11 @@ std::optional<std::int64_t> AddedTokens::find(std::string_view content) const {
   return found->second->id;
 }
 
+bool AddedTokens::is_special(std::string_view content) const {
+  const auto id = find(content);
+  return id && token_of(*id)->special;
+}
+
 const AddedToken* AddedTokens::token_of(std::int64_t id) const {
   const auto found = std::lower_bound(by_id_.begin(), by_id_.end(), id, [](const auto& a, std::int64_t b) { return a.first < b; });
   return found == by_id_.end() || found->first != id ? nullptr : found->second;

@@ -71,6 +71,8 @@ class AddedTokens {
   const TokenFinder& in_normalized() const { return in_normalized_; }
   std::optional<std::int64_t> find(std::string_view content) const;
   const AddedToken* token_of(std::int64_t id) const;
+  /// Whether it is the content of a special token.
+  bool is_special(std::string_view content) const;
 
  private:
   std::vector<AddedToken> tokens_;

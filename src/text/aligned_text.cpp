@@ -69,6 +69,12 @@ void AlignedText::replace(std::span<const Range> ranges, std::u32string_view con
   refresh();
 }
 
+void AlignedText::exchange(std::vector<Char>& chars) {
+  check_size(chars.size());
+  chars_.swap(chars);
+  refresh();
+}
+
 void AlignedText::keep_only(Range range) {
   MMTUNE_ASSERT(range.begin <= range.end && range.end <= chars_.size());
   chars_.erase(chars_.begin() + range.end, chars_.end());

@@ -59,6 +59,9 @@ class AlignedText {
   /// last one of the range stood for.
   void replace(std::span<const Range> ranges, std::u32string_view content);
 
+  /// Exchanges the text for `chars`, whose places lie in the original and do not go back; the buffer holds the old text then.
+  void exchange(std::vector<Char>& chars);
+
   /// Keeps only the positions of `range`.
   void keep_only(Range range);
 

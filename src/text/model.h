@@ -15,7 +15,8 @@ namespace mmtune::text {
 /// A token and the positions of the word that it covers.
 struct Token {
   std::int64_t id;
-  Range range;
+  Range range;           ///< empty: it begins and ends where the position begins
+  bool spelled = false;  ///< an unknown token that is called by its own text
 };
 
 /// A symbol of a word that byte-pair merges work on.
@@ -32,6 +33,13 @@ struct MergeCandidate {
   std::int64_t id;
 };
 
+/// The best way to reach a position of a word.
+struct PathNode {
+  double score;
+  std::int32_t begin;  ///< of the last piece; −1: not reached
+  std::int64_t id;     ///< of the last piece
+};
+
 /// Buffers that a model may use between calls, one object a thread.
 struct ModelBuffers {
   std::string bytes;
@@ -39,6 +47,7 @@ struct ModelBuffers {
   std::vector<std::uint64_t> hashes;
   std::vector<Symbol> symbols;
   std::vector<MergeCandidate> candidates;
+  std::vector<PathNode> path;
 };
 
 /// Cuts words into tokens. One object serves many threads.
@@ -50,7 +59,7 @@ class Model {
   virtual const Vocabulary& vocabulary() const = 0;
 };
 
-/// Reads a model: WordPiece, BPE. Throws Error naming `where` and the component.
+/// Reads a model: WordPiece, BPE, Unigram. Throws Error naming `where` and the component.
 std::unique_ptr<Model> read_model(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

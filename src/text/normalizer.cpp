@@ -2,7 +2,9 @@
 
 #include <vector>
 
+#include "core/base64.h"
 #include "core/error.h"
+#include "text/charsmap.h"
 #include "text/json_fields.h"
 #include "text/normalization_forms.h"
 #include "text/patterns.h"
@@ -235,8 +237,11 @@ std::unique_ptr<Normalizer> read_component(const Json& json, const std::string& 
     made = read_replace(fields);
   } else if (type == "Prepend") {
     made = std::make_unique<Prepend>(read_literal(fields, "prepend"));
+  } else if (type == "Precompiled") {
+    made = make_precompiled(Charsmap(decode_base64(fields.string("precompiled_charsmap"), where + ".precompiled_charsmap"), where));
   } else {
-    refuse_component(where, type, "BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace, Prepend or Sequence");
+    refuse_component(where, type,
+                     "BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace, Prepend, Precompiled or Sequence");
   }
   fields.finish();
   return made;

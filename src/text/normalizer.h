@@ -28,7 +28,7 @@ std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& op
 std::unique_ptr<Normalizer> make_clip_normalizer();
 
 /// Reads a normalizer: BertNormalizer, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace (of the patterns of patterns.h),
-/// Prepend, Sequence. Throws Error naming `where` and the component.
+/// Prepend, Precompiled, Sequence. Throws Error naming `where` and the component.
 std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

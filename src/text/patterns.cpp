@@ -17,6 +17,7 @@ constexpr std::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+|
 constexpr std::string_view kClip = R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
 constexpr std::string_view kClipMarks = R"(<\|startoftext\|>|<\|endoftext\|>|)";
 constexpr std::string_view kSpaces = R"(\s+)";
+constexpr std::string_view kTwoSpaces = " {2,}";
 
 /// What a code point is to the expressions: \s, \p{L}, \p{N}, or none of them. No code point is two of these.
 enum class Kind : std::uint8_t { other, space, letter, number };
@@ -130,6 +131,18 @@ class Spaces : public Pattern {
   }
 };
 
+/// Runs of two or more plain spaces.
+class TwoSpaces : public Pattern {
+ public:
+  void find(std::span<const Char> chars, Range word, std::vector<Match>& out) const override {
+    find_all(chars, word, out, [](std::span<const Char> text, std::uint32_t at, std::uint32_t end) {
+      std::uint32_t stop = at;
+      while (stop < end && text[stop].code == U' ') ++stop;
+      return stop >= at + 2 ? stop : at;
+    });
+  }
+};
+
 }  // namespace
 
 std::uint32_t gpt2_match(std::span<const Char> chars, std::uint32_t at, std::uint32_t end) {
@@ -155,6 +168,7 @@ std::unique_ptr<Pattern> make_clip_pattern(bool with_marks) {
 std::unique_ptr<Pattern> make_known_expression(std::string_view expression) {
   if (expression == kGpt2) return std::make_unique<Gpt2>();
   if (expression == kSpaces) return std::make_unique<Spaces>();
+  if (expression == kTwoSpaces) return std::make_unique<TwoSpaces>();
   const bool with_marks = expression.starts_with(kClipMarks);
   if (with_marks) expression.remove_prefix(kClipMarks.size());
   return expression == kClip ? make_clip_pattern(with_marks) : nullptr;
@@ -166,7 +180,7 @@ std::unique_ptr<Pattern> read_pattern(const Json& json, const std::string& where
   if (fields.optional("Regex") != nullptr) {
     const std::string expression = fields.string("Regex");
     made = make_known_expression(expression);
-    if (!made) refuse_component(where + ".Regex", expression, "a String, \\s+, or the expression of GPT-2 or of CLIP");
+    if (!made) refuse_component(where + ".Regex", expression, "a String, \\s+, two or more spaces, or the expression of GPT-2 or of CLIP");
   } else {
     const std::string literal = fields.string("String");
     if (literal.empty()) throw Error({.what = "the pattern is empty", .where = where});

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "text/byte_level.h"
+#include "text/unicode.h"
 
 namespace mmtune::text {
 
@@ -49,6 +50,21 @@ class Pipeline : public Tokenizer {
     return finish(std::move(first), tokenize(pair, options, buffers), options);
   }
 
+  std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens) const override {
+    std::vector<std::string> tokens;
+    for (const std::int64_t id : ids) {
+      auto token = token_of(id);
+      if (token && !(skip_special_tokens && parts_.added_tokens.is_special(*token))) tokens.push_back(std::move(*token));
+    }
+    if (parts_.decoder) parts_.decoder->apply(tokens);
+    std::string text;
+    for (const std::string& token : tokens) {
+      if (!parts_.decoder && &token != tokens.data()) text += ' ';
+      text += token;
+    }
+    return text;
+  }
+
   std::int64_t vocabulary_size() const override { return size_; }
 
   std::optional<std::int64_t> id_of(std::string_view token) const override {
@@ -71,7 +87,7 @@ class Pipeline : public Tokenizer {
 
   SequenceTokens tokenize(std::string_view utf8, const EncodeOptions& options, Buffers& buffers) const {
     SequenceTokens out;
-    decode(utf8, buffers.original);
+    text::decode(utf8, buffers.original);
     out.ids.reserve(utf8.size() / 4 + 4);
     if (options.with_offsets) out.offsets.reserve(utf8.size() / 4 + 4);
     buffers.in_original.clear();
@@ -118,11 +134,23 @@ class Pipeline : public Tokenizer {
       parts_.model->tokenize(word, buffers.model, buffers.tokens);
       for (const Token& token : buffers.tokens) {
         out.ids.push_back(token.id);
-        if (options.with_offsets) out.offsets.emplace_back(word[token.range.begin].begin, word[token.range.end - 1].end);
+        if (options.with_offsets) out.offsets.push_back(place(word, token.range));
         if (trims(options)) out.spaces.push_back(spaces_around(vocabulary().token_of(token.id).value_or("")));
-        if (options.with_tokens) out.tokens.emplace_back(vocabulary().token_of(token.id).value_or(""));
+        if (options.with_tokens) out.tokens.push_back(name(word, token));
       }
     }
+  }
+
+  static std::pair<std::int64_t, std::int64_t> place(std::span<const Char> word, Range range) {
+    if (range.begin == range.end) return {word[range.begin].begin, word[range.begin].begin};
+    return {word[range.begin].begin, word[range.end - 1].end};
+  }
+
+  std::string name(std::span<const Char> word, const Token& token) const {
+    if (!token.spelled) return std::string(vocabulary().token_of(token.id).value_or(""));
+    std::string text;
+    for (std::uint32_t i = token.range.begin; i < token.range.end; ++i) append_utf8(text, word[i].code);
+    return text;
   }
 
   bool trims(const EncodeOptions& options) const { return options.with_offsets && parts_.post_processor.trim != OffsetTrim::none; }

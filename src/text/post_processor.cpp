@@ -152,6 +152,22 @@ PostProcessor roberta_post_processor(const std::string& cls, std::int64_t cls_id
   return made;
 }
 
+PostProcessor framing_post_processor(const AddedToken* begin, const AddedToken* end) {
+  PostProcessor made;
+  for (const int which : {0, 1}) {
+    if (begin != nullptr) made.pair.push_back(special(begin->content, begin->id, which));
+    made.pair.push_back(sequence(which, which));
+    if (end != nullptr) made.pair.push_back(special(end->content, end->id, which));
+    if (which == 0) made.single = made.pair;
+  }
+  return made;
+}
+
+PostProcessor ending_post_processor(const AddedToken& end) {
+  const TemplatePiece last = special(end.content, end.id, 0);
+  return {.single = {sequence(0, 0), last}, .pair = {sequence(0, 0), last, sequence(1, 0), last}};
+}
+
 PostProcessor read_post_processor(const Json& json, const std::string& where) {
   JsonFields fields(json, where);
   const std::string type = fields.string("type");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "text/added_tokens.h"
 
 namespace mmtune::text {
 
@@ -41,6 +42,12 @@ PostProcessor bert_post_processor(const std::string& cls, std::int64_t cls_id, c
 
 /// <s> A </s>, with </s> B </s> behind it for a pair, all of type 0.
 PostProcessor roberta_post_processor(const std::string& cls, std::int64_t cls_id, const std::string& sep, std::int64_t sep_id);
+
+/// `begin` A `end` of type 0, with `begin` B `end` of type 1 behind it for a pair; nullptr: not there. As transformers makes it of
+/// add_bos_token and add_eos_token.
+PostProcessor framing_post_processor(const AddedToken* begin, const AddedToken* end);
+/// A `end`, with B `end` behind it for a pair, all of type 0.
+PostProcessor ending_post_processor(const AddedToken& end);
 
 /// Reads a post-processor: TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, or a Sequence of one of them, ByteLevel
 /// before it or not. Throws Error naming `where` and the component.

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "text/byte_level.h"
 #include "text/json_fields.h"
+#include "text/metaspace.h"
 #include "text/patterns.h"
 #include "text/unicode.h"
 
@@ -215,10 +216,12 @@ std::unique_ptr<PreTokenizer> read_component(const Json& json, const std::string
     fields.boolean("trim_offsets");  // of the post-processor of this name
     const bool add_prefix_space = fields.boolean("add_prefix_space");
     made = make_byte_level(add_prefix_space, fields.boolean_or("use_regex", true));
+  } else if (type == "Metaspace") {
+    made = make_metaspace(read_metaspace(fields));
   } else if (type == "Sequence") {
     made = read_sequence(fields, left);
   } else {
-    refuse_component(where, type, "BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation, Split, ByteLevel or Sequence");
+    refuse_component(where, type, "BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation, Split, ByteLevel, Metaspace or Sequence");
   }
   fields.finish();
   return made;

@@ -22,7 +22,7 @@ std::unique_ptr<PreTokenizer> make_bert_pre_tokenizer();
 std::unique_ptr<PreTokenizer> make_clip_pre_tokenizer();
 
 /// Reads a pre-tokenizer: BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation, Split (by the patterns of patterns.h), ByteLevel,
-/// Sequence. Throws Error naming `where` and the component.
+/// Metaspace, Sequence. Throws Error naming `where` and the component.
 std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::string& where);
 
 }  // namespace mmtune::text

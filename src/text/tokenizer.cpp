@@ -50,10 +50,26 @@ std::unique_ptr<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) 
   }
   const auto vocab_json_file = folder / "vocab.json";
   const auto merges_file = folder / "merges.txt";
+  for (const char* name : {"tokenizer.model", "spiece.model"}) {
+    const auto model_file = folder / name;
+    if (!is_there(model_file)) continue;
+    const std::string model = read_file(model_file, kLargestText);
+    const auto added_file = folder / "added_tokens.json";
+    const std::optional<Json> added = is_there(added_file) ? std::optional(read_json_file(added_file)) : std::nullopt;
+    const Json settings = with_special_tokens_map(config, folder / "special_tokens_map.json");
+    return make_pipeline(read_sentencepiece_folder({.model = model,
+                                                    .model_where = model_file.string(),
+                                                    .config = settings,
+                                                    .config_where = config_file.string(),
+                                                    .added = added ? &*added : nullptr,
+                                                    .added_where = added_file.string(),
+                                                    .model_type = model_type_of(folder / "config.json")}));
+  }
   const bool is_bpe = is_there(vocab_json_file) && is_there(merges_file);
   if (!is_bpe && !is_there(vocab_file)) {
-    throw Error(
-        {.what = "no tokenizer here", .where = folder.string(), .expected = "tokenizer.json or vocab.txt, or vocab.json and merges.txt"});
+    throw Error({.what = "no tokenizer here",
+                 .where = folder.string(),
+                 .expected = "tokenizer.json, tokenizer.model, vocab.txt, or vocab.json and merges.txt"});
   }
   if (is_there(folder / "added_tokens.json")) {
     throw Error({.what = "added_tokens.json is not supported without tokenizer.json",

@@ -35,8 +35,8 @@ struct EncodeOptions {
 
 class Tokenizer {
  public:
-  /// Reads tokenizer.json from a model folder; where there is none, vocab.txt, or vocab.json and merges.txt, with the settings of
-  /// tokenizer_config.json.
+  /// Reads tokenizer.json from a model folder; where there is none, tokenizer.model or spiece.model (SentencePiece), vocab.json and
+  /// merges.txt, or vocab.txt, with the settings of tokenizer_config.json.
   /// Throws Error naming the file and the component: an unsupported component is refused by name.
   static std::unique_ptr<Tokenizer> open(const std::filesystem::path& folder);
   /// The content of a tokenizer.json (tests, fuzzing).
@@ -47,6 +47,10 @@ class Tokenizer {
   /// Encodes one text, or a pair. Invalid UTF-8 is replaced by U+FFFD first (as Python's errors="replace").
   virtual Encoding encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
   virtual Encoding encode_pair(std::string_view text, std::string_view pair, const EncodeOptions& options = {}) const = 0;
+
+  /// The text of ids, as the `tokenizers` package decodes them: what the model never made of a text is no mistake, ids that the vocabulary
+  /// lacks are left out. transformers' clean_up_tokenization_spaces is not part of it.
+  virtual std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens = true) const = 0;
 
   virtual std::int64_t vocabulary_size() const = 0;  ///< added tokens included
   virtual std::optional<std::int64_t> id_of(std::string_view token) const = 0;

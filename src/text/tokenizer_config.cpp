@@ -62,6 +62,10 @@ bool TokenizerConfig::boolean(const char* key, bool otherwise) const {
   return value->get<bool>();
 }
 
+std::int64_t TokenizerConfig::integer(const char* key, std::int64_t otherwise, std::int64_t low, std::int64_t high) const {
+  return find(key) == nullptr ? otherwise : JsonFields(json_, where_).integer(key, low, high);
+}
+
 std::vector<AddedToken> TokenizerConfig::added_tokens() const {
   const Json* value = find("added_tokens_decoder");
   if (value == nullptr) return {};

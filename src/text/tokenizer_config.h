@@ -22,6 +22,7 @@ class TokenizerConfig {
   /// A special token: a string, or an object with its content and flags. Its id is not set.
   std::optional<AddedToken> token(const char* key) const;
   bool boolean(const char* key, bool otherwise) const;
+  std::int64_t integer(const char* key, std::int64_t otherwise, std::int64_t low, std::int64_t high) const;
   /// added_tokens_decoder, {"id": {content, special, …}}, by ascending id.
   std::vector<AddedToken> added_tokens() const;
   /// model_max_length; nullopt where it is absent or very large.

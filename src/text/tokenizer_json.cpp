@@ -39,12 +39,13 @@ PipelineParts read_tokenizer_json(const Json& json, const std::string& where) {
   } else {
     parts.post_processor = plain_post_processor();
   }
+  if (const Json* section = fields.optional("decoder")) parts.decoder = read_decoder(*section, where + ": decoder");
   if (const Json* section = fields.optional("truncation")) parts.truncation = read_truncation(*section, where + ": truncation");
   if (const Json* section = fields.optional("padding")) read_padding(*section, where + ": padding", parts);
   std::vector<AddedToken> added;
   if (const Json* section = fields.optional("added_tokens")) added = read_added_tokens(*section, where + ": added_tokens");
   parts.added_tokens = AddedTokens(std::move(added), parts.model->vocabulary(), parts.normalizer.get(), where + ": added_tokens");
-  return parts;  // the decoder turns ids back into text, which nothing here does; unknown sections the package leaves alone too
+  return parts;  // unknown sections the package leaves alone too
 }
 
 }  // namespace mmtune::text

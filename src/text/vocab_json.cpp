@@ -1,11 +1,13 @@
 // BPE folders without tokenizer.json: vocab.json, merges.txt and the settings of tokenizer_config.json, put together as transformers does
 // for the class of the tokenizer.
 #include <algorithm>
+#include <initializer_list>
 
 #include "core/error.h"
 #include "text/bpe.h"
 #include "text/byte_level.h"
 #include "text/pipeline.h"
+#include "text/special_tokens.h"
 #include "text/tokenizer_config.h"
 
 namespace mmtune::text {
@@ -17,24 +19,21 @@ enum class Family { roberta, gpt2, clip };
 Family family_of(const TokenizerConfig& config, const std::string& model_type) {
   // A folder that does not name its tokenizer has its model's own.
   const auto name = config.class_name();
-  if (name ? *name == "RobertaTokenizer" : model_type == "roberta") return Family::roberta;
-  if (name ? *name == "GPT2Tokenizer" : model_type == "gpt2") return Family::gpt2;
+  const auto is_one_of = [&](std::initializer_list<const char*> names) {
+    return std::find(names.begin(), names.end(), *name) != names.end();
+  };
+  if (name ? is_one_of({"RobertaTokenizer", "BartTokenizer", "OFATokenizer"}) : model_type == "roberta") return Family::roberta;
+  if (name ? *name == "GPT2Tokenizer" : model_type == "gpt2" || model_type == "opt") return Family::gpt2;
   if (name ? *name == "CLIPTokenizer" : model_type.starts_with("clip")) return Family::clip;
   throw Error({.what = "vocab.json and merges.txt of an unknown tokenizer",
                .where = config.where() + ": tokenizer_class",
-               .expected = "RobertaTokenizer, GPT2Tokenizer or CLIPTokenizer",
+               .expected = "RobertaTokenizer, BartTokenizer, OFATokenizer, GPT2Tokenizer or CLIPTokenizer",
                .got = name ? printable(*name, 60) : "nothing, and model_type \"" + printable(model_type, 60) + "\"",
                .hint = "save the tokenizer with transformers to get a tokenizer.json"});
 }
 
-/// A special token that the class has where the configuration does not say otherwise. nullptr: none.
-struct SpecialToken {
-  const char* key;
-  const char* otherwise;
-};
-
 // In the order in which transformers adds them.
-std::vector<SpecialToken> special_tokens(Family family) {
+std::vector<SpecialTokenDefault> special_tokens(Family family) {
   constexpr const char* kText = "<|endoftext|>";
   switch (family) {
     case Family::roberta:
@@ -50,40 +49,19 @@ std::vector<SpecialToken> special_tokens(Family family) {
   return {};
 }
 
-class SpecialTokens {
- public:
-  SpecialTokens(Family family, const TokenizerConfig& config, const Vocabulary& vocabulary) : added_(config.added_tokens()) {
-    std::int64_t next = static_cast<std::int64_t>(vocabulary.size());
-    for (const AddedToken& token : added_) next = std::max(next, token.id + 1);
-    for (const auto& [key, otherwise] : special_tokens(family)) {
-      auto token = config.token(key);
-      if (!token && otherwise != nullptr) token = AddedToken{.content = otherwise, .special = true};
-      if (!token) continue;
-      const auto listed =
-          std::find_if(added_.begin(), added_.end(), [&](const AddedToken& other) { return other.content == token->content; });
-      if (listed == added_.end()) {
-        const auto id = vocabulary.find(token->content);
-        token->id = id ? *id : next++;
-        added_.push_back(*token);
-      } else {
-        token->id = listed->id;
-      }
-      named_.emplace_back(key, *token);
+/// Of OFA: the codes of pictures and the bins of places, which its tokenizer's code puts behind the vocabulary.
+std::vector<AddedToken> ofa_tokens(const Vocabulary& vocabulary) {
+  std::vector<AddedToken> added;
+  std::int64_t next = static_cast<std::int64_t>(vocabulary.size());
+  for (const auto& [name, count] : {std::pair("<code_", 8192), std::pair("<bin_", 1000)}) {
+    for (int i = 0; i < count; ++i) {
+      const std::string content = name + std::to_string(i) + ">";
+      const auto id = vocabulary.find(content);
+      added.push_back({.content = content, .id = id ? *id : next++});
     }
   }
-
-  const AddedToken& named(std::string_view key) const {
-    const auto found = std::find_if(named_.begin(), named_.end(), [&](const auto& one) { return one.first == key; });
-    MMTUNE_ASSERT(found != named_.end());
-    return found->second;
-  }
-
-  std::vector<AddedToken> take() { return std::move(added_); }
-
- private:
-  std::vector<AddedToken> added_;
-  std::vector<std::pair<std::string_view, AddedToken>> named_;
-};
+  return added;
+}
 
 }  // namespace
 
@@ -101,7 +79,10 @@ PipelineParts read_vocab_json(const VocabJsonFiles& files) {
   }
   PipelineParts parts;
   parts.model = make_bpe(std::move(vocabulary), merges, options, files.merges_where);
-  SpecialTokens special(family, config, parts.model->vocabulary());
+  parts.decoder = make_byte_level_decoder();
+  std::vector<AddedToken> added = config.added_tokens();
+  if (added.empty() && config.class_name() == "OFATokenizer") added = ofa_tokens(parts.model->vocabulary());
+  SpecialTokens special(special_tokens(family), config, parts.model->vocabulary(), std::move(added));
 
   const bool add_prefix_space = family != Family::clip && config.boolean("add_prefix_space", false);
   if (family == Family::clip) {
@@ -120,10 +101,12 @@ PipelineParts read_vocab_json(const VocabJsonFiles& files) {
       parts.post_processor.trim = add_prefix_space ? OffsetTrim::but_the_added : OffsetTrim::all_spaces;
     }
   }
-  if (family == Family::gpt2 && (config.boolean("add_bos_token", false) || config.boolean("add_eos_token", false))) {
-    throw Error({.what = "add_bos_token and add_eos_token are not supported beside vocab.json",
-                 .where = files.config_where,
-                 .hint = "save the tokenizer with transformers to get a tokenizer.json"});
+  if (family == Family::gpt2) {  // OPT has such a folder too, with a </s> in front
+    const bool begins = config.boolean("add_bos_token", false), ends = config.boolean("add_eos_token", false);
+    if (begins || ends) {
+      parts.post_processor =
+          framing_post_processor(begins ? &special.named("bos_token") : nullptr, ends ? &special.named("eos_token") : nullptr);
+    }
   }
   if (family != Family::gpt2) parts.padding_id = special.named("pad_token").id;
   parts.added_tokens = AddedTokens(special.take(), parts.model->vocabulary(), parts.normalizer.get(), files.config_where);

@@ -74,6 +74,7 @@ PipelineParts read_vocab_txt(const std::string& vocabulary, const std::string& w
   parts.normalizer = make_bert_normalizer(normalizer);
   parts.pre_tokenizer = make_bert_pre_tokenizer();
   parts.model = make_wordpiece(read_lines(vocabulary, where), options, where);
+  parts.decoder = make_wordpiece_decoder("##", true);
   const Vocabulary& known = parts.model->vocabulary();
 
   const auto required = [&](const char* key, const char* otherwise) {

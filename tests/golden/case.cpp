@@ -25,7 +25,8 @@ const Json& entry(const Json& json, const std::string& section, const std::strin
 
 }  // namespace
 
-Case::Case(const std::filesystem::path& path) : name_(path.stem().string()), json_(read_json_file(path.string())) {
+Case::Case(const std::filesystem::path& path)
+    : name_(path.stem().string()), folder_(path.parent_path()), json_(read_json_file(path.string())) {
   std::filesystem::path file = path;
   file.replace_extension(".safetensors");
   if (!std::filesystem::exists(file) && !json_.contains("tensors")) return;
@@ -71,6 +72,11 @@ void Case::ignore(std::string_view prefix) {
 }
 
 void Case::compare(const std::string& tensor, const at::Tensor& got) {
+  const bool gradient = tensor.starts_with("grad.");
+  compare(tensor, got, {.relative = gradient ? gradient_tolerance : forward_tolerance, .gradient = gradient});
+}
+
+void Case::compare(const std::string& tensor, const at::Tensor& got, const Limit& limit) {
   if (!has(tensor)) return;
   const at::Tensor reference = take(tensor);
   ++compared_;
@@ -81,10 +87,10 @@ void Case::compare(const std::string& tensor, const at::Tensor& got) {
   // One expert alone has no spread: the released code computes 0/0 there and takes it for 0.
   if (tensor.find("cv2") != std::string::npos) {
     const at::Tensor defined = reference.isnan().logical_not();
-    judge(tensor, got.detach().masked_select(defined).to(at::kDouble), reference.masked_select(defined).to(at::kDouble));
+    judge(tensor, got.detach().masked_select(defined).to(at::kDouble), reference.masked_select(defined).to(at::kDouble), limit);
     return;
   }
-  judge(tensor, got.detach().to(at::kDouble), reference.to(at::kDouble));
+  judge(tensor, got.detach().to(at::kDouble), reference.to(at::kDouble), limit);
 }
 
 void Case::check(const std::string& what, const Json& got, const Json& expected) {
@@ -92,15 +98,14 @@ void Case::check(const std::string& what, const Json& got, const Json& expected)
   if (got != expected) fail(what + ": expected " + expected.dump() + ", got " + got.dump());
 }
 
-void Case::judge(const std::string& tensor, const at::Tensor& got, const at::Tensor& reference) {
+void Case::judge(const std::string& tensor, const at::Tensor& got, const at::Tensor& reference, const Limit& limit) {
   if (reference.numel() == 0) return;
-  const bool gradient = tensor.starts_with("grad.");
   const auto largest = reference.abs().max().item<double>(), apart = (got - reference).abs().max().item<double>();
   // Where the reference is zero throughout, so must ours be.
   const double relative = largest > 0 ? apart / largest : (apart > 0 ? 1.0 : 0.0);
-  double& worst = gradient ? worst_gradient_ : worst_forward_;
+  double& worst = limit.gradient ? worst_gradient_ : worst_forward_;
   worst = std::max(worst, relative);
-  if (relative <= (gradient ? gradient_tolerance : forward_tolerance)) return;
+  if (relative <= limit.relative || apart <= limit.absolute) return;
   char text[64];
   std::snprintf(text, sizeof(text), ": relative difference %.2e", relative);
   fail(tensor + text);

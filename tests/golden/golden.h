@@ -25,6 +25,7 @@ class Case {
   explicit Case(const std::filesystem::path& json);
 
   const std::string& name() const { return name_; }
+  const std::filesystem::path& folder() const { return folder_; }
   const Json& json() const { return json_; }
   /// An integer of the JSON's "config"; throws Error where it is missing.
   std::int64_t config(const std::string& key) const;
@@ -45,6 +46,12 @@ class Case {
   /// Largest absolute difference over largest absolute reference; fails the case above the tolerance that its prefix has: gradients for
   /// "grad.", forward for everything else. A tensor that the case does not hold is not compared.
   void compare(const std::string& tensor, const at::Tensor& got);
+  /// The same with a limit of its own on the largest difference: `absolute`, or `relative` to the largest reference, whichever is larger.
+  struct Limit {
+    double absolute = 0, relative = 0;
+    bool gradient = false;  ///< of which of the two worst differences it counts
+  };
+  void compare(const std::string& tensor, const at::Tensor& got, const Limit& limit);
   void fail(const std::string& message) { failures_.push_back(message); }
   /// The same for what is no tensor: fails where `got` is not `expected`, and tells both.
   void check(const std::string& what, const Json& got, const Json& expected);
@@ -56,8 +63,9 @@ class Case {
   double worst(bool gradients) const { return gradients ? worst_gradient_ : worst_forward_; }
 
  private:
-  void judge(const std::string& tensor, const at::Tensor& got, const at::Tensor& reference);
+  void judge(const std::string& tensor, const at::Tensor& got, const at::Tensor& reference, const Limit& limit);
   std::string name_;
+  std::filesystem::path folder_;
   Json json_;
   std::map<std::string, at::Tensor> tensors_;
   std::set<std::string> done_;
@@ -82,6 +90,7 @@ std::vector<Kind> pi_model_kinds();
 std::vector<Kind> apt_vilt_kinds();
 std::vector<Kind> apt_meter_kinds();
 std::vector<Kind> apt_crosslayer_kinds();
+std::vector<Kind> tvp_prompt_kinds();
 
 /// Of all methods. The first that takes a case runs it.
 std::vector<Kind> all_kinds();

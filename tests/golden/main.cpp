@@ -1,4 +1,5 @@
-// usage: mmtune_golden   runs every golden case below the folder that MMTUNE_GOLDEN names (default: the project's own copy).
+// usage: mmtune_golden   runs every golden case below the folder that MMTUNE_GOLDEN names (default: the project's own copy, and the cases
+// that third parties' data is needed for, where it is there: MMTUNE_SHARED, or shared/ beside the project).
 // Exit code 0: all passed; 1: one failed, could not be run, or there was none.
 
 #include <ATen/Parallel.h>
@@ -14,6 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using namespace mmtune::golden;
+
+/// TVP's released prompt, which is not the project's.
+fs::path released_prompt() {
+  const char* const shared = std::getenv("MMTUNE_SHARED");
+  const fs::path base = shared != nullptr && *shared != '\0' ? fs::path(shared) : fs::path(MMTUNE_SOURCE_DIR).parent_path() / "shared";
+  return base / "data" / "tvp_prompt";
+}
 
 std::vector<fs::path> find_cases(const fs::path& folder) {
   std::vector<fs::path> found;
@@ -50,10 +58,21 @@ bool run(const fs::path& path, const std::vector<Kind>& kinds) try {
 int main() try {
   at::set_num_threads(1);
   const char* const named = std::getenv("MMTUNE_GOLDEN");
-  const fs::path folder = named != nullptr && *named != '\0' ? fs::path(named) : fs::path(MMTUNE_SOURCE_DIR) / "tests" / "golden";
+  const bool own = named == nullptr || *named == '\0';
+  const fs::path folder = own ? fs::path(MMTUNE_SOURCE_DIR) / "tests" / "golden" : fs::path(named);
   const std::vector<Kind> kinds = all_kinds();
   std::size_t count = 0, failed = 0;
-  for (const fs::path& path : find_cases(folder)) {
+  std::vector<fs::path> cases = find_cases(folder);
+  if (own) {
+    std::error_code ignored;
+    if (fs::is_directory(released_prompt(), ignored)) {
+      const std::vector<fs::path> more = find_cases(released_prompt());
+      cases.insert(cases.end(), more.begin(), more.end());
+    } else {
+      std::printf("skipped %s: not there (the released visual prompt is third parties' data)\n", released_prompt().c_str());
+    }
+  }
+  for (const fs::path& path : cases) {
     ++count;
     if (!run(path, kinds)) ++failed;
   }

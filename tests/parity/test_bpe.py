@@ -260,3 +260,39 @@ def test_what_is_refused(tmp_path, roberta):
     assert "dropout" in message(dropout=0.1)
     assert message(dropout=0) == ""
     assert "'no such'" in message(unk_token="no such")
+
+
+def test_opt_folder(tmp_path, roberta):
+    """vocab.json and merges.txt with the </s> in front that OPT's tokenizer_config.json asks for, and the tokenizer.json of the same."""
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "vocab.json").write_text(json.dumps(roberta["model"]["vocab"]))
+    lines = [" ".join(merge) if isinstance(merge, list) else merge for merge in roberta["model"]["merges"]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    token = {"__type": "AddedToken", "content": "</s>", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    config = {"errors": "replace", "unk_token": token, "bos_token": token, "eos_token": token, "pad_token": {**token, "content": "<pad>"},
+              "add_prefix_space": False, "add_bos_token": True, "tokenizer_class": "GPT2Tokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    backend = transformers.GPT2Tokenizer.from_pretrained(tmp_path)._tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    assert backend.encode("a b").tokens[0] == "</s>"
+    sample = [*texts.made(1500, seed=12), *SPECIAL_CASES, "</s>", "a</s> <pad>b"]
+    cases = [Case(a, b if i % 3 == 0 else None, i % 5 != 0) for i, (a, b) in enumerate(itertools.pairwise(sample))]
+    assert_equal(tmp_path, backend, cases)
+    tokenizing.assert_decodes(tmp_path, backend, [encoding.ids for encoding in backend.encode_batch([text for text in sample if isinstance(text, str)])])
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    assert_equal(*store(saved, json.loads(backend.to_str())), cases)
+
+
+def test_ofa_folder(tmp_path, roberta):
+    """OFA's tokens for codes and places stand behind the vocabulary, in this order."""
+    vocabulary = roberta["model"]["vocab"]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    lines = [" ".join(merge) if isinstance(merge, list) else merge for merge in roberta["model"]["merges"]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "OFATokenizer"}))
+    (columns, tokens), = tokenizing.encode(tmp_path, [Case(" a<code_0><code_8191> <bin_0><bin_999>")])
+    size = len(vocabulary)
+    assert columns[0].tolist() == [vocabulary["<s>"], vocabulary["Ġa"], size, size + 8191, vocabulary["Ġ"], size + 8192, size + 9191, vocabulary["</s>"]]
+    assert tokenizing.decode(tmp_path, [columns[0].tolist()]) == [" a<code_0><code_8191> <bin_0><bin_999>"]

@@ -167,3 +167,31 @@ def store(folder, tokenizer, name="tokenizer.json"):
 
 BERT = normalizers.BertNormalizer
 BERT_SPLIT = pre_tokenizers.BertPreTokenizer
+
+
+def decode(path, lists, skip=True):
+    """The texts that the tool makes of lists of ids."""
+    sent = bytearray()
+    for ids in lists:
+        sent += struct.pack(f"<BI{len(ids)}i", int(skip), len(ids), *ids)
+    done = subprocess.run([str(TOOL), "--decode", str(path)], input=bytes(sent), capture_output=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    out, at, texts = done.stdout, 0, []
+    while at < len(out):
+        size = struct.unpack_from("<I", out, at)[0]
+        at += 4 + size
+        texts.append(out[at - size : at].decode())
+    assert len(texts) == len(lists)
+    return texts
+
+
+def assert_decodes(path, reference, lists):
+    """Both ways to treat special tokens."""
+    for skip in (True, False):
+        expected = reference.decode_batch(lists, skip_special_tokens=skip)
+        wrong = [
+            f"{ids}:\n    mmtune     {mine!r}\n    tokenizers {theirs!r}"
+            for ids, mine, theirs in zip(lists, decode(path, lists, skip), expected, strict=True)
+            if mine != theirs
+        ]
+        assert not wrong, f"{len(wrong)} of {len(lists)} lists differ:\n" + "\n".join(text[:400] for text in wrong[:10])

@@ -3,6 +3,8 @@
 //   record:   u8 flags (1: a pair, 2: without special tokens), i32 max_length (−1: none given), text, [text]; a text is u32 size, bytes
 //   encoding: u32 n, n × i32 of ids, type ids, attention mask, special tokens mask, begins, ends; n × text of tokens
 //             or u32 0xFFFFFFFF and the error's text
+// `tokenize_tool --decode TOKENIZER` decodes instead:
+//   record:   u8 flags (1: skip special tokens), u32 n, n × i32 ids; answer: text
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -75,18 +77,30 @@ void run(const Tokenizer& tokenizer) {
   }
 }
 
+void run_decode(const Tokenizer& tokenizer) {
+  std::uint8_t flags = 0;
+  while (read_bytes(&flags, 1)) {
+    std::vector<std::int64_t> ids(read_number<std::uint32_t>());
+    for (auto& id : ids) id = read_number<std::int32_t>();
+    std::string out;
+    append_text(out, tokenizer.decode(ids, (flags & 1) != 0));
+    std::fwrite(out.data(), 1, out.size(), stdout);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: tokenize_tool FOLDER|TOKENIZER.json < records > encodings\n");
+  const bool decodes = argc == 3 && std::string(argv[1]) == "--decode";
+  if (argc != (decodes ? 3 : 2)) {
+    std::fprintf(stderr, "usage: tokenize_tool [--decode] FOLDER|TOKENIZER.json < records > encodings\n");
     return 2;
   }
   try {
-    const std::filesystem::path path = argv[1];
+    const std::filesystem::path path = argv[argc - 1];
     const auto tokenizer =
         std::filesystem::is_directory(path) ? Tokenizer::open(path) : Tokenizer::from_json(mmtune::read_file(path), path.string());
-    run(*tokenizer);
+    decodes ? run_decode(*tokenizer) : run(*tokenizer);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "tokenize_tool: %s\n", error.what());
     return 1;

@@ -154,7 +154,7 @@ TEST(TokenizerFolder, ReadsVocabJsonAndMerges) {
   const auto error = [&] { return error_of([&] { Tokenizer::open(folder.path()); }); };
   folder.write("vocab.json", R"({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "a": 5, "b": 6, "ab": 7})");
   folder.write("merges.txt", "#version: 0.2\na b\r\n");
-  expect_in(error(), {"tokenizer_config.json: tokenizer_class", "RobertaTokenizer, GPT2Tokenizer or CLIPTokenizer"});
+  expect_in(error(), {"tokenizer_config.json: tokenizer_class", "OFATokenizer, GPT2Tokenizer or CLIPTokenizer"});
   folder.write("config.json", R"({"model_type": "roberta"})");
   auto tokenizer = Tokenizer::open(folder.path());
   EXPECT_EQ(tokenizer->encode("ab<mask>").ids, (Ids{0, 7, 4, 2}));

@@ -96,7 +96,7 @@ TEST(TokenizerFolder, ReadsVocabTxt) {
 TEST(TokenizerFolder, NamesWhatIsWrong) {
   const TempFolder folder;
   const auto error = [&] { return error_of([&] { Tokenizer::open(folder.path()); }); };
-  EXPECT_NE(error().find("tokenizer.json or vocab.txt"), std::string::npos);
+  EXPECT_NE(error().find("tokenizer.json, tokenizer.model, vocab.txt"), std::string::npos);
   folder.write("vocab.txt", "[UNK]\n[CLS]\n");
   EXPECT_NE(error().find("sep_token '[SEP]'"), std::string::npos);
   folder.write("vocab.txt", "[UNK]\n[CLS]\n[SEP]\n\xFF\n");
