@@ -23,6 +23,7 @@ struct Options {
   Question question;
   ModelOptions model;
   std::int64_t batch = 32;
+  std::string corrupt;
   bool json = false;
 };
 
@@ -72,7 +73,9 @@ std::string to_text(const train::Evaluation& evaluation) {
 int run(const Options& options, const Session& session) {
   const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
-  const data::Dataset dataset = data::read_dataset(train::question_options_of(opened.recipe.data, options.question.data, *opened.task));
+  data::ReadOptions read = train::question_options_of(opened.recipe.data, options.question.data, *opened.task);
+  if (!options.corrupt.empty()) read.corruption = vision::parse_corruption(options.corrupt, "--corrupt");
+  const data::Dataset dataset = data::read_dataset(read);
   train::warn_of_skipped_rows(dataset);
   std::optional<report::BootstrapOptions> bootstrap;
   if (opened.recipe.eval.bootstrap > 0)
@@ -110,6 +113,11 @@ Command eval_command() {
             arguments.option("--data", &options->question.data,
                              {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            arguments.option(
+                "--corrupt", &options->corrupt,
+                {.help = "make every picture worse first: gaussian_noise, shot_noise, impulse_noise, defocus_blur, gaussian_blur, "
+                         "motion_blur, brightness, contrast, saturation, jpeg or pixelate, with a severity of 1 to 5",
+                 .value = "NAME:SEVERITY"});
             options->model.declare(arguments);
             arguments.flag("--json", options->json, "print JSON, with the confusion matrix and F1 of every class");
             return [options](const Session& session) { return run(*options, session); };

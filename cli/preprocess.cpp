@@ -24,6 +24,7 @@ namespace {
 struct Options {
   std::string model;
   std::vector<std::string> texts, pairs, images, sounds;
+  std::string corrupt;
   bool no_resample = false;
   std::string data;
   std::int64_t limit = 0;
@@ -57,6 +58,8 @@ struct Inputs {
 
 Inputs gather(const Options& options) {
   Inputs inputs;
+  std::optional<vision::Corruption> corruption;
+  if (!options.corrupt.empty()) corruption = vision::parse_corruption(options.corrupt, "--corrupt");
   if (options.data.empty()) {
     if (options.texts.empty() && options.images.empty() && options.sounds.empty()) {
       throw UsageError({.what = "nothing to preprocess", .expected = "--text, --image, --audio or --data"});
@@ -70,14 +73,17 @@ Inputs gather(const Options& options) {
     for (std::size_t i = 0; i < options.texts.size(); ++i) {
       inputs.pairs.push_back(options.pairs.empty() ? std::nullopt : std::optional(options.pairs[i]));
     }
-    for (const std::string& image : options.images) inputs.images.push_back({.file = image, .member = {}});
+    for (const std::string& image : options.images) {
+      data::MediaRef picture{.file = image, .member = {}};
+      inputs.images.push_back(corruption ? data::corrupted(std::move(picture), *corruption, image) : std::move(picture));
+    }
     for (const std::string& sound : options.sounds) inputs.sounds.push_back({.file = sound, .member = {}});
     return inputs;
   }
   if (!options.texts.empty() || !options.pairs.empty() || !options.images.empty() || !options.sounds.empty()) {
     throw UsageError({.what = "--data", .expected = "to stand without --text, --text-pair, --image and --audio"});
   }
-  const data::Dataset dataset = data::read_dataset({.path = options.data, .limit = options.limit});
+  const data::Dataset dataset = data::read_dataset({.path = options.data, .limit = options.limit, .corruption = corruption});
   for (const data::Example& example : dataset.examples) {
     if (example.text) {
       inputs.texts.push_back(*example.text);
@@ -117,9 +123,7 @@ void add_images(const std::filesystem::path& model, const Inputs& inputs, Output
   std::vector<vision::PixelValues> pictures;
   std::int64_t height = 0, width = 0;
   for (const data::MediaRef& reference : inputs.images) {
-    const std::string bytes = data::read_media(reference);
-    const vision::Image image = vision::decode_image(std::as_bytes(std::span(bytes)), reference.display());
-    pictures.push_back((*processor)(image));
+    pictures.push_back((*processor)(data::read_picture(reference)));
     const vision::PixelValues& pixels = pictures.back();
     if (pictures.size() == 1 || processor->pads()) {
       height = std::max(height, pixels.height);
@@ -171,7 +175,8 @@ void add_sounds(const Options& options, const std::filesystem::path& model, cons
 /// A data set may have modalities that the model does not read; what the user names on the command line must be read.
 bool reads_texts(const std::filesystem::path& model) {
   std::error_code error;
-  return std::filesystem::exists(model / "tokenizer.json", error) || std::filesystem::exists(model / "vocab.txt", error);
+  const auto has = [&](const char* name) { return std::filesystem::exists(model / name, error); };
+  return has("tokenizer.json") || has("vocab.txt") || has("vocab.json") || has("tokenizer.model") || has("spiece.model");
 }
 bool reads_images(const std::filesystem::path& model) {
   std::error_code error;
@@ -210,6 +215,8 @@ Command preprocess_command() {
                              {.help = "a text; given several times, a batch padded to the longest", .value = "TEXT"});
             arguments.option("--text-pair", &options->pairs, {.help = "the second text of a pair, one for each --text", .value = "TEXT"});
             arguments.option("--image", &options->images, {.help = "a JPEG, PNG or WebP file; several make a batch", .value = "FILE"});
+            arguments.option("--corrupt", &options->corrupt,
+                             {.help = "make every picture worse first, as eval does", .value = "NAME:SEVERITY"});
             arguments.option("--audio", &options->sounds, {.help = "a WAV, FLAC or Ogg file; several make a batch", .value = "FILE"});
             arguments.flag("--no-resample", options->no_resample, "refuse sounds of another sample rate than the model's");
             arguments.option("--data", &options->data,

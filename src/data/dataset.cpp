@@ -44,6 +44,7 @@ class Reading {
     dataset_.fingerprint = fingerprint();
     dataset_.examples.reserve(rows_.size());
     for (ParsedRow& row : rows_) dataset_.examples.push_back(std::move(row.example));
+    if (options_.corruption) corrupt();
     return std::move(dataset_);
   }
 
@@ -68,6 +69,15 @@ class Reading {
     } catch (const Error& error) {
       if (!options_.skip_bad) throw;
       if (dataset_.skipped++ == 0) dataset_.first_skipped = error.what();
+    }
+  }
+
+  void corrupt() {
+    for (Example& example : dataset_.examples) {
+      if (example.image) example.image = corrupted(std::move(*example.image), *options_.corruption, example.id);
+      if (example.image_pair) {
+        example.image_pair = corrupted(std::move(*example.image_pair), *options_.corruption, example.id + " (second picture)");
+      }
     }
   }
 
@@ -140,6 +150,7 @@ class Reading {
 
   std::string fingerprint() const {
     Fingerprint sum;
+    if (options_.corruption) sum.add_field("corrupted " + vision::describe(*options_.corruption));
     sum.add_field("mmtune data 1").add_field(static_cast<std::int64_t>(dataset_.classes.size()));
     for (const std::string& name : dataset_.classes) sum.add_field(name);
     const auto add_text = [&sum](const std::optional<std::string>& text) {

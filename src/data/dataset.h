@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/example.h"
@@ -44,6 +45,8 @@ struct ReadOptions {
   std::int64_t shots = 0;
   std::uint64_t shot_seed = 0;
   std::int64_t limit = 0;  ///< first n rows after everything else; 0 = all
+  /// What is done to every picture (image and image_pair) when it is decoded; the random part goes by the example's id.
+  std::optional<vision::Corruption> corruption = {};
   /// Rows with a wrong type, an empty text, a label outside the list or missing media are left out and counted instead of thrown.
   /// Files that cannot be parsed are errors all the same.
   bool skip_bad = false;
@@ -59,5 +62,11 @@ std::vector<std::string> read_class_names(const std::filesystem::path& path);
 /// The encoded bytes of a picture or sound; tar members by the manifest's offset and size, or looked up in the archive's headers.
 /// Keeps no state and may be called from any thread. Throws Error naming file and member.
 std::string read_media(const MediaRef& media, std::size_t max_bytes = std::size_t{256} << 20);
+
+/// The reference to a picture that is corrupted when it is decoded; the random part goes by `id`.
+MediaRef corrupted(MediaRef picture, const vision::Corruption& corruption, std::string_view id);
+
+/// The decoded picture, corrupted where the reference says so. Throws Error naming file and member.
+vision::Image read_picture(const MediaRef& media);
 
 }  // namespace mmtune::data

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "data/picture_form.h"
+#include "vision/corruptions.h"
+
 namespace mmtune::data {
 
 /// Where the encoded bytes of a picture, sound or video lie: a whole file (size == 0 and offset == 0), or a range of an uncompressed tar.
@@ -15,8 +18,13 @@ struct MediaRef {
   std::filesystem::path file;
   std::string member;  ///< member of the archive, empty for a plain file
   std::uint64_t offset = 0;
-  std::uint64_t size = 0;       ///< 0 with a member: the member's header is looked up in the tar; 0 without: the whole file
+  std::uint64_t size = 0;  ///< 0 with a member: the member's header is looked up in the tar; 0 without: the whole file
+  RawPicture form;         ///< of a picture that is no encoded file
+  std::optional<vision::Corruption> corruption = {};  ///< what is done to a picture once it is decoded
+  std::uint64_t corruption_seed = 0;
   std::string display() const;  ///< "shard.tar#member" or the path, for messages
+  /// What else than its bytes decides what a picture looks like, for keys of caches; empty where nothing does.
+  std::string variant() const;
 };
 
 struct Example {

@@ -1,5 +1,8 @@
 #include "data/layouts.h"
 
+#include <array>
+#include <utility>
+
 #include "core/error.h"
 
 namespace mmtune::data {
@@ -17,6 +20,13 @@ std::string item(const std::string& where, const std::string& key, std::size_t n
   return where + ": " + key + " " + std::to_string(number);
 }
 
+/// CLEVR's pictures lie in a folder beside that of scenes and questions.
+void add_clevr_image(Json& row) {
+  const auto file = row.find("image_filename"), split = row.find("split");
+  if (file == row.end() || split == row.end() || !file->is_string() || !split->is_string() || row.contains("image")) return;
+  row["image"] = "../images/" + split->get<std::string>() + "/" + file->get<std::string>();
+}
+
 void entries(Json& object, const std::string& key, const std::string& where, const std::string& name, const RowSink& sink) {
   list_of(object, key, where);
   std::size_t number = 0;
@@ -29,7 +39,24 @@ void entries(Json& object, const std::string& key, const std::string& where, con
       for (Json& answer : *answers)
         if (answer.is_object() && answer.contains("answer")) answer = Json(answer["answer"]);
     }
+    add_clevr_image(entry);
     sink({std::move(entry), own, false, name + ":" + std::to_string(number)});
+  }
+}
+
+void scenes(const Json& object, const std::string& where, const std::string& name, const RowSink& sink) {
+  std::size_t number = 0;
+  for (const Json& scene : list_of(object, "scenes", where)) {
+    ++number;
+    const std::string own = item(where, "scenes", number);
+    const bool whole = scene.is_object() && scene.contains("image_filename") && scene["image_filename"].is_string() &&
+                       scene.contains("objects") && scene["objects"].is_array();
+    if (!whole) throw Error({.what = "a scene needs an image_filename and objects", .where = own});
+    Json fields = {{"image_filename", scene["image_filename"]}, {"count", scene["objects"].size()}};
+    for (const char* key : {"split", "image_index"})
+      if (scene.contains(key)) fields[key] = scene[key];
+    add_clevr_image(fields);
+    sink({std::move(fields), own, false, name + ":" + std::to_string(number)});
   }
 }
 
@@ -66,9 +93,29 @@ bool read_layout(Json& object, const std::string& where, const std::string& name
     entries(object, key, where, name, sink);
     return true;
   }
+  if (object.contains("scenes")) {
+    scenes(object, where, name, sink);
+    return true;
+  }
   if (!object.contains("images")) return false;
   sentences(object, where, name, sink);
   return true;
+}
+
+std::optional<std::string> imagenette_name(std::string_view folder) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kNames = {{{"n01440764", "tench"},
+                                                                                            {"n02102040", "English springer"},
+                                                                                            {"n02979186", "cassette player"},
+                                                                                            {"n03000684", "chain saw"},
+                                                                                            {"n03028079", "church"},
+                                                                                            {"n03394916", "French horn"},
+                                                                                            {"n03417042", "garbage truck"},
+                                                                                            {"n03425413", "gas pump"},
+                                                                                            {"n03445777", "golf ball"},
+                                                                                            {"n03888257", "parachute"}}};
+  for (const auto& [known, name] : kNames)
+    if (known == folder) return std::string(name);
+  return std::nullopt;
 }
 
 void name_pictures(Json& row) {

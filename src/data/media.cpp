@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "data/dataset.h"
 #include "vision/video.h"
 
@@ -37,6 +38,11 @@ std::string MediaRef::display() const {
   if (!member.empty()) return file.string() + "#" + member;
   if (size == 0) return file.string();
   return file.string() + " (" + std::to_string(size) + " bytes at " + std::to_string(offset) + ")";
+}
+
+std::string MediaRef::variant() const {
+  if (!corruption) return "";
+  return vision::describe(*corruption) + "@" + std::to_string(corruption_seed);
 }
 
 MediaFile::MediaFile(const std::filesystem::path& path) : path_(path) {
@@ -162,7 +168,19 @@ std::string read_media(const MediaRef& media, std::size_t max_bytes) {
   }
   std::string bytes(static_cast<std::size_t>(size), '\0');
   file.read(offset, bytes);
-  return bytes;
+  return encoded_picture(std::move(bytes), media.form, media.display());
+}
+
+MediaRef corrupted(MediaRef picture, const vision::Corruption& corruption, std::string_view id) {
+  picture.corruption = corruption;
+  picture.corruption_seed = std::stoull(Fingerprint().add_field(id).hex().substr(0, 16), nullptr, 16);
+  return picture;
+}
+
+vision::Image read_picture(const MediaRef& media) {
+  const std::string bytes = read_media(media);
+  vision::Image image = vision::decode_image(std::as_bytes(std::span(bytes)), media.display());
+  return media.corruption ? vision::corrupted(image, *media.corruption, media.corruption_seed) : image;
 }
 
 }  // namespace mmtune::data

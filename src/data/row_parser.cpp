@@ -273,6 +273,7 @@ void RowParser::take_shard(const Cursor& cursor, ParsedRow& parsed) {
     media.size = count(cursor, "size", *size);
     if (media.size == 0) throw fault("size", "the range is empty");
   }
+  if (!sound) media.form = read_picture_form(fields, media.size, cursor.row.where);
   target = checked(cursor, sound ? "audio" : "image", std::move(media), written + "#" + name, parsed.media_key);
 }
 

@@ -12,6 +12,8 @@
 #include "core/error.h"
 #include "data/csv.h"
 #include "data/layouts.h"
+#include "data/picture_tables.h"
+#include "data/raw_pictures.h"
 
 namespace mmtune::data {
 
@@ -178,6 +180,7 @@ void read_class_folders(const fs::path& top, const fs::path& folder, const std::
     const std::string name = picture.lexically_relative(top).string();
     Row row{Json{{"image", name}}, picture.string(), false, name};
     if (label != nullptr) row.fields["label"] = *label;
+    if (const auto known = label != nullptr ? imagenette_name(*label) : std::nullopt) row.fields["class_name"] = *known;
     if (!split.empty()) row.fields["split"] = split;
     sink(std::move(row));
   };
@@ -201,6 +204,18 @@ void read_class_folders(const fs::path& top, const fs::path& folder, const std::
   for (const fs::path& picture : loose) emit(picture, nullptr);
 }
 
+/// CoLA (Warstadt, Singh and Bowman 2019), the one table of GLUE without a header: source, 0 or 1, * or nothing, sentence.
+bool is_cola(std::string_view line) {
+  std::vector<std::string_view> cells;
+  while (cells.size() < 5) {
+    const std::size_t end = line.find('\t');
+    cells.push_back(line.substr(0, end));
+    if (end == std::string_view::npos) break;
+    line.remove_prefix(end + 1);
+  }
+  return cells.size() == 4 && (cells[1] == "0" || cells[1] == "1") && (cells[2].empty() || cells[2] == "*");
+}
+
 }  // namespace
 
 Format format_of(const fs::path& path) {
@@ -215,6 +230,8 @@ Format format_of(const fs::path& path) {
   if (extension == ".json") return Format::json_list;
   if (extension == ".csv") return Format::csv;
   if (extension == ".tsv") return Format::tsv;
+  if (extension == ".bin") return Format::cifar;
+  if (extension == ".npy") return Format::numpy;
   throw Error({.what = "cannot tell the format of the data",
                .where = path.string(),
                .expected = "*.jsonl, *.json, *.csv, *.tsv or a folder with a subfolder for each class",
@@ -223,11 +240,21 @@ Format format_of(const fs::path& path) {
 
 void read_rows(const fs::path& path, bool quotes, const RowSink& sink) {
   const Format format = format_of(path);
-  if (format == Format::image_folder) return read_image_folder(path, sink);
+  if (format == Format::image_folder) return holds_raw_pictures(path) ? read_raw_pictures(path, sink) : read_image_folder(path, sink);
+  if (format == Format::cifar) return read_cifar(path, sink);
+  if (format == Format::numpy) return read_corrupted_array(path, sink);
   if (format == Format::json_list) return read_json_list(path, sink);
   std::ifstream in(path, std::ios::binary);
   if (!in) throw Error({.what = std::string("cannot be opened: ") + std::strerror(errno), .where = path.string()});
   if (format == Format::json_lines) return read_json_lines(in, path, sink);
+  if (format == Format::tsv && !in.eof()) {
+    std::string line;
+    std::getline(in, line);
+    if (is_picture_table(line)) return read_picture_table(path, sink);
+    in.clear();
+    in.seekg(0);
+    if (is_cola(line)) return read_separated(in, path, '\t', quotes, sink, {"source", "label", "mark", "sentence"});
+  }
   read_separated(in, path, format == Format::csv ? ',' : '\t', quotes, sink);
 }
 
@@ -248,12 +275,14 @@ void read_json_lines(std::istream& in, const fs::path& path, const RowSink& sink
   }
 }
 
-void read_separated(std::istream& in, const fs::path& path, char separator, bool quotes, const RowSink& sink) {
+void read_separated(std::istream& in, const fs::path& path, char separator, bool quotes, const RowSink& sink,
+                    const std::vector<std::string>& columns) {
   const std::string name = path.string();
   const std::string short_name = path.filename().string();
   CsvReader reader(in, name, separator, quotes);
-  std::vector<std::string> header;
-  if (!reader.next(header)) throw Error({.what = "the file is empty", .where = name, .expected = "a header line with the columns' names"});
+  std::vector<std::string> header = columns;
+  if (header.empty() && !reader.next(header))
+    throw Error({.what = "the file is empty", .where = name, .expected = "a header line with the columns' names"});
   for (std::size_t i = 0; i < header.size(); ++i) {
     // Columns without a name (pandas writes its row numbers so) are passed over.
     if (!header[i].empty() && std::find(header.begin(), header.begin() + static_cast<std::ptrdiff_t>(i), header[i]) !=

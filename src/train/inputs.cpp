@@ -231,6 +231,7 @@ std::string InputReader::key(const data::Example& example) const {
   if (info_.modality != Modality::text) {
     const data::MediaRef& ref = *media(example);
     key = ref.file.string() + '\0' + ref.member + '\0' + std::to_string(ref.offset) + '\0' + std::to_string(ref.size);
+    if (const std::string variant = ref.variant(); !variant.empty()) key += '\0' + variant;
   }
   if (!reads_text()) return key;
   return info_.modality == Modality::text ? text_key(example) : key + '\0' + text_key(example);
@@ -248,6 +249,7 @@ void InputReader::add_content(const data::Example& example, Fingerprint& fingerp
       for (const data::MediaRef& frame : chosen_frames(*ref, options_.frames)) fingerprint.add_field(data::read_media(frame));
     } else {
       fingerprint.add_field(data::read_media(*ref));
+      if (const std::string variant = ref->variant(); !variant.empty()) fingerprint.add_field(variant);
     }
     if (!reads_text()) return;
   }
@@ -271,8 +273,7 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
 }
 
 void InputReader::read_picture(const data::MediaRef& ref, Item& item) const {
-  const std::string bytes = data::read_media(ref), where = ref.display();
-  item.pixels = process(vision::decode_image(bytes_of(bytes), where), where);
+  item.pixels = process(data::read_picture(ref), ref.display());
 }
 
 void InputReader::read_text(const data::Example& example, Item& item) const {

@@ -17,6 +17,7 @@ struct Decoded {
 
 Decoded decode_jpeg(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits);
 Decoded decode_png(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits);
+Decoded decode_ppm(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits);
 Decoded decode_webp(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits);
 
 /// Throws unless 1 <= width, 1 <= height and width * height <= limits.max_pixels.

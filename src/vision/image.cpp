@@ -30,6 +30,8 @@ Image decode_image(std::span<const std::byte> bytes, const std::string& where, c
   if (head.starts_with("\xff\xd8\xff")) return oriented(decode_jpeg(bytes, where, limits));
   if (head.starts_with("\x89PNG\r\n\x1a\n")) return oriented(decode_png(bytes, where, limits));
   if (head.starts_with("RIFF") && head.size() >= 12 && head.substr(8, 4) == "WEBP") return oriented(decode_webp(bytes, where, limits));
+  if (head.starts_with("P6") && head.size() > 2 && std::string_view(" \t\r\n#").find(head[2]) != std::string_view::npos)
+    return decode_ppm(bytes, where, limits).image;
   throw Error({.what = "not a picture that can be read",
                .where = where,
                .expected = "JPEG, PNG or WebP",

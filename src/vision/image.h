@@ -22,9 +22,10 @@ struct DecodeLimits {
 
 /// Decodes to RGB exactly as PIL's `ImageOps.exif_transpose(Image.open(f)).convert("RGB")` does: palettes, 16-bit (colour keeps the high
 /// byte, grey is clipped to 255), grey, alpha (dropped, not composited) and 1-bit PNG, grey and CMYK JPEG, lossy and lossless WebP; of an
-/// animation the first frame. The format is told by the content. `where` names the file in errors. Throws Error on unknown formats, damage
-/// or truncation, and on a declared size over the limits (before any allocation). Damage inside a JPEG's entropy-coded data that libjpeg
-/// only warns of is accepted, as Pillow does; a PNG must be whole up to its IEND, which is stricter than Pillow.
+/// animation the first frame. The format is told by the content. `where` names the file in errors. Binary 8-bit PPM (P6) is read too.
+/// Throws Error on unknown formats, damage or truncation, and on a declared size over the limits (before any allocation). Damage inside a
+/// JPEG's entropy-coded data that libjpeg only warns of is accepted, as Pillow does; a PNG must be whole up to its IEND, which is stricter
+/// than Pillow.
 Image decode_image(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits = {});
 
 /// Pillow's filters. nearest takes one source pixel; the others are antialiased: stretched by the scale when the picture shrinks.
