@@ -242,6 +242,11 @@ at::Tensor Ofa::decode(const at::Tensor& words, const OfaEncoded& encoded, const
   return nn::frozen_matrix(decode_rows(words, encoded, context), embedding_).view({words.size(0), words.size(1), -1});
 }
 
+at::Tensor Ofa::decode_last(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context) {
+  const at::Tensor rows = decode_rows(words, encoded, context).view({words.size(0), words.size(1), shape_.width});
+  return nn::frozen_matrix(rows.select(1, words.size(1) - 1), embedding_);
+}
+
 void Ofa::set_noise(const SequenceNoise& noise) {
   noise_ = noise;
   for (Side* side : {&encoder_, &decoder_}) {

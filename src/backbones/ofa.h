@@ -49,6 +49,8 @@ class Ofa final : public Backbone, public SequenceModel {
   /// Words [B, T] with teacher forcing → logits [B, T, vocabulary].
   at::Tensor decode(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context);
 
+  /// The same of the last word alone: [B, vocabulary].
+  at::Tensor decode_last(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context);
   /// Reads words one behind the other and keeps their keys and values; the source's are made once. Must not outlive the model.
   std::unique_ptr<CachedDecoder> decoder(const OfaEncoded& encoded, const nn::Context& context);
 

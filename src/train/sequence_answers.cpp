@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "data/prefetch.h"
+#include "report/captions.h"
 #include "train/device.h"
 
 namespace mmtune::train {
@@ -155,6 +156,8 @@ struct Judged {
   std::vector<double> losses, lengths, scores;
   std::vector<std::int64_t> predicted, truth;  ///< kind label; a predicted class of -1: words that are no class
   std::int64_t unmatched = 0;                  ///< answers that are no class, or no box
+  std::vector<report::Captions> captions;      ///< kind words: one a picture
+  std::map<std::string, std::size_t> caption_of;
 };
 
 void judge(const Sequences& task, const data::Dataset& dataset, const Batch& batch, const std::vector<WrittenAnswer>& answers,
@@ -184,8 +187,16 @@ void judge(const Sequences& task, const data::Dataset& dataset, const Batch& bat
         judged.scores.push_back(data::soft_score(given, static_cast<std::int64_t>(example.answers.size())));
         break;
       }
-      case AnswerKind::words:
+      case AnswerKind::words: {
+        // Rows with the same picture have its references between them.
+        const std::string key = example.image ? example.image->display() : "row " + std::to_string(batch.examples[i]);
+        const auto [found, added] = judged.caption_of.try_emplace(key, judged.captions.size());
+        if (added) judged.captions.push_back({.candidate = report::caption_tokens(answer.words), .references = {}});
+        std::vector<std::string> references = example.answers;
+        if (references.empty()) references.push_back(example.text.value());
+        for (const std::string& one : references) judged.captions[found->second].references.push_back(report::caption_tokens(one));
         break;
+      }
     }
   }
 }
@@ -225,12 +236,20 @@ std::vector<report::Metric> metrics_of(const Sequences& task, const Judged& judg
   if (task.kind() == AnswerKind::label)
     add(
         "macro_f1", [&](report::Weights weights) { return macro_f1(judged, task.classes().size(), weights); }, true);
+  std::vector<report::Metric> metrics;
+  if (task.kind() == AnswerKind::words) {
+    const std::vector<double> each = report::cider_d(judged.captions);
+    const report::Statistic statistic[] = {[&](report::Weights weights) { return report::mean(each, weights); }};
+    metrics.push_back({"cider", statistic[0]({}), std::nullopt, true});
+    // How rare words are is that of the whole set in every resample.
+    if (bootstrap) metrics.back().interval = report::bootstrap(each.size(), statistic, *bootstrap).front();
+    metrics.push_back({"bleu4", report::bleu(judged.captions)[3], std::nullopt, true});
+  }
   // Of a token, as it is learned.
   add(
       "loss", [&](report::Weights weights) { return report::mean(judged.losses, weights) / report::mean(judged.lengths, weights); }, false);
   std::vector<report::Interval> intervals;
   if (bootstrap) intervals = report::bootstrap(judged.losses.size(), statistics, *bootstrap);
-  std::vector<report::Metric> metrics;
   for (std::size_t i = 0; i < names.size(); ++i)
     metrics.push_back({names[i], statistics[i]({}), bootstrap ? std::optional(intervals[i]) : std::nullopt, higher[i]});
   return metrics;

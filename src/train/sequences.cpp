@@ -219,7 +219,7 @@ std::vector<Prediction> Sequences::predict(const at::Tensor&, std::int64_t) cons
 std::vector<std::string> Sequences::metric_names() const {
   switch (shape_.kind) {
     case AnswerKind::words:
-      return {"loss"};
+      return {"cider", "bleu4", "loss"};
     case AnswerKind::box:
       return {"accuracy", "loss"};
     case AnswerKind::label:

@@ -99,8 +99,8 @@ def test_captions_are_written(tmp_path, ofa, pictures, expert):
 
 
 def test_questions_of_several_annotators(tmp_path, ofa, pictures):
-    train(tmp_path, ofa, pictures["questions"], epochs=8, lr=1e-2, data={"classes": ["red", "green", "blue", "box"]},
-          generate={"readout": "rank", "confidence": True})
+    train(tmp_path, ofa, pictures["questions"], epochs=15, lr=1e-2, data={"classes": ["red", "green", "blue", "box"]},
+          generate={"readout": "rank", "confidence": True, "mask_loss": True})
     figures = metric(tmp_path / "run", pictures["questions"])
     assert figures["vqa_accuracy"]["value"] > 0.5
     # Without a list answers are written.
@@ -143,7 +143,7 @@ def test_tasks_of_several_kinds_make_a_graph_and_an_average(tmp_path, ofa, pictu
     graph = tmp_path / "graph.json"
     mmtune("graph", "build", *runs, "--samples", 12, "--out", graph, check=0)
     told = json.loads(mmtune("graph", "neighbours", "labels-run", "-k", 2, "--graph", graph, "--json", check=0).stdout)
-    assert len(told["neighbours"]) == 2
+    assert len(told) == 2
     # The closed form is the loop over examples.
     for name, more in (("closed", []), ("loop", ["--granularity", "micro-batch", "--batch", 1])):
         mmtune("graph", "embed", runs[0], "--samples", 6, "--out", tmp_path / f"{name}.safetensors", *more, check=0)
