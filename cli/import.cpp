@@ -1,5 +1,5 @@
 // mmtune import DIR: a folder of HuggingFace PEFT as a run, or as an expert's folder where it has no head. mmtune import FILE: a published
-// checkpoint of ViLT or METER, pickled by torch.save, as a model folder.
+// checkpoint of ViLT, METER or OFA, pickled by torch.save, as a model folder.
 
 #include <filesystem>
 #include <memory>
@@ -45,7 +45,10 @@ int run_published(const Options& options) {
         report::human_count(static_cast<double>(imported.parameters)) + " parameters\n");
   if (tokenizer.empty())
     print("The folder has no tokenizer; copy one into it, or import again with --tokenizer " +
-          std::string(imported.model.architecture == "vilt" ? "bert-base-uncased" : "roberta-base") + "\n");
+          std::string(imported.model.architecture == "vilt"  ? "bert-base-uncased"
+                      : imported.model.architecture == "ofa" ? "facebook/bart-base"
+                                                             : "roberta-base") +
+          "\n");
   return 0;
 }
 
@@ -85,12 +88,13 @@ int run(Options& options) {
 
 Command import_command() {
   return {.name = "import",
-          .summary = "a folder of HuggingFace PEFT as a run, or a published ViLT or METER checkpoint as a model folder",
+          .summary = "a folder of HuggingFace PEFT as a run, or a published ViLT, METER or OFA checkpoint as a model folder",
           .example =
               "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported\n"
               "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported --classes no,yes\n"
               "mmtune import vilt_200k_mlm_itm.ckpt --tokenizer bert-base-uncased --out models/vilt\n"
-              "mmtune import meter_clip16_288_roberta_pretrain.ckpt --tokenizer roberta-base --image-size 384 --out models/meter-384",
+              "mmtune import meter_clip16_288_roberta_pretrain.ckpt --tokenizer roberta-base --image-size 384 --out models/meter-384\n"
+              "mmtune import ofa_base.pt --tokenizer facebook/bart-base --out models/ofa-base",
           .declare = [](Arguments& arguments) -> Action {
             const auto options = std::make_shared<Options>();
             arguments.positional("DIR", &options->folder,

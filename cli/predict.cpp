@@ -12,6 +12,7 @@
 #include "train/evaluate.h"
 #include "train/features.h"
 #include "train/machine.h"
+#include "train/sequence_answers.h"
 #include "train/session.h"
 #include "zero_shot.h"
 
@@ -77,8 +78,8 @@ int predict_one(const Options& options, const train::TrainedRun& opened) {
   dataset.source = "the command line";
   dataset.examples.push_back(example_of(options));
   const train::ForwardOptions forward{.batch = 1, .workers = 0};
-  train::forward_all(*opened.model, dataset, forward, [&](const at::Tensor& logits, const train::Batch&) {
-    const train::Prediction prediction = opened.task->predict(logits, options.top).front();
+  train::predict_all(*opened.model, *opened.task, dataset, forward, options.top, [&](const auto& predictions, const train::Batch&) {
+    const train::Prediction& prediction = predictions.front();
     if (options.json) {
       print_json_line(to_json(prediction, "", is_multi_label(opened)));
     } else {
@@ -102,11 +103,9 @@ int predict_many(const Options& options, const train::TrainedRun& opened) {
                                       .label = "predicting"};
   std::size_t skipped = 0;
   std::string first;
-  train::forward_all(*opened.model, dataset, forward, [&](const at::Tensor& logits, const train::Batch& batch) {
+  train::predict_all(*opened.model, *opened.task, dataset, forward, options.top, [&](const auto& predictions, const train::Batch& batch) {
     skipped += batch.skipped.size();
     if (first.empty() && !batch.skipped.empty()) first = batch.skipped.front();
-    if (batch.examples.empty()) return;
-    const std::vector<train::Prediction> predictions = opened.task->predict(logits, options.top);
     for (std::size_t i = 0; i < predictions.size(); ++i) {
       const std::string& id = dataset.examples[static_cast<std::size_t>(batch.examples[i])].id;
       print_json_line(to_json(predictions[i], id, is_multi_label(opened)));

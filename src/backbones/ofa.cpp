@@ -1,9 +1,12 @@
 #include "backbones/ofa.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "backbones/named_inputs.h"
 #include "core/error.h"
 
 namespace mmtune::backbones {
@@ -12,6 +15,8 @@ namespace {
 
 constexpr double epsilon = 1e-5;
 constexpr std::int64_t padding = 1;
+constexpr std::int64_t patch_side = 16;   ///< pixels
+constexpr std::int64_t usual_side = 480;  ///< of pictures
 
 std::unique_ptr<nn::LayerNorm> norm(const nn::Weights& w, std::int64_t width) {
   return std::make_unique<nn::LayerNorm>(w, width, epsilon);
@@ -21,13 +26,13 @@ std::unique_ptr<nn::LayerNorm> norm(const nn::Weights& w, std::int64_t width) {
 
 void Ofa::open_side(Side& side, const nn::Weights& w, bool decoder) {
   const std::int64_t width = shape_.width;
-  side.embedding = (w / "embed_tokens").matrix("weight", {shape_.vocabulary, width});
   side.positions = (w / "embed_positions").tensor("weight", {decoder ? shape_.decoder_positions : shape_.encoder_positions, width});
   side.embedding_norm = norm(w / "layernorm_embedding", width);
   side.position_norm = norm(w / "pos_ln", width);
   side.norm = norm(w / "layer_norm", width);
   const std::int64_t layers = decoder ? shape_.decoder_layers : shape_.encoder_layers;
-  const OfaLayerShape layer{.width = width, .heads = shape_.heads, .inner = decoder ? shape_.decoder_inner : shape_.encoder_inner};
+  const OfaLayerShape layer{
+      .width = width, .heads = shape_.heads, .inner = decoder ? shape_.decoder_inner : shape_.encoder_inner, .names = shape_.names};
   const std::int64_t token_rows = 2 * shape_.token_buckets - 1, line = 2 * shape_.image_buckets - 1;
   for (std::int64_t l = 0; l < layers; ++l) {
     side.layers.push_back(std::make_unique<OfaLayer>(w / "layers" / l, layer, decoder ? shape_.encoder_layers + l : l, decoder));
@@ -36,12 +41,18 @@ void Ofa::open_side(Side& side, const nn::Weights& w, bool decoder) {
       side.image_tables.push_back((w / "image_rel_pos_table_list" / l).tensor("weight", {line * line + 3, shape_.heads}));
   }
   if (decoder || !shape_.pictures) return;
-  side.image_positions = (w / "embed_image_positions").tensor("weight", {shape_.image_buckets * shape_.image_buckets + 1, width});
+  side.image_positions = (w / "embed_image_positions").tensor("weight", {shape_.image_positions, width});
   side.image_position_norm = norm(w / "image_pos_ln", width);
 }
 
 Ofa::Ofa(const OfaShape& shape, const nn::Weights& w) : shape_(shape) {
   const std::int64_t width = shape_.width;
+  if (shape_.image_positions == 0) shape_.image_positions = shape_.image_buckets * shape_.image_buckets + 1;
+  // One tensor, which files have under one name or several.
+  std::string embedding_name = "encoder.embed_tokens.weight";
+  for (const char* other : {"decoder.embed_tokens.weight", "shared.weight", "decoder.output_projection.weight"})
+    if (!w.has(embedding_name)) embedding_name = other;
+  embedding_ = w.matrix(embedding_name, {shape_.vocabulary, width});
   const nn::Weights encoder = w / "encoder", decoder = w / "decoder";
   open_side(encoder_, encoder, false);
   open_side(decoder_, decoder, true);
@@ -62,8 +73,8 @@ Ofa::Ofa(const OfaShape& shape, const nn::Weights& w) : shape_(shape) {
   token_buckets_ = ofa_token_buckets(shape_.token_buckets, std::max(shape_.encoder_positions, shape_.decoder_positions));
   if (shape_.pictures) image_buckets_ = ofa_image_buckets(shape_.image_buckets);
 
+  sites_.tensors.push_back({embedding_name, &embedding_});
   const auto list = [&](Side& side, const std::string& name) {
-    sites_.tensors.push_back({name + ".embed_tokens.weight", &side.embedding});
     sites_.tensors.push_back({name + ".embed_positions.weight", &side.positions});
     for (const auto& one : {side.embedding_norm.get(), side.position_norm.get(), side.norm.get(), side.image_position_norm.get()})
       if (one != nullptr) one->list(sites_);
@@ -89,11 +100,19 @@ Ofa::Ofa(const OfaShape& shape, const nn::Weights& w) : shape_(shape) {
     patch_norm_->list(sites_);
   }
   info_ = {.architecture = "ofa",
-           .modality = Modality::text,
+           .modality = shape_.pictures ? Modality::text_image : Modality::text,
            .width = width,
            .layers = shape_.encoder_layers + shape_.decoder_layers,
            .heads = shape_.heads,
-           .max_length = shape_.encoder_positions - 2};
+           .has_class_token = false,
+           .usual_pooling = Pooling::mean,
+           .max_length = shape_.encoder_positions - 2,
+           .image_height = usual_side,
+           .image_width = usual_side,
+           .image_channels = 3,
+           .any_image_size = true,
+           .patch_height = patch_side,
+           .patch_width = patch_side};
 }
 
 /// Normed positions of a picture's patches, then of words: [S, D].
@@ -161,7 +180,8 @@ at::Tensor Ofa::cross_bias(std::int64_t words, const OfaEncoded& encoded) const 
 OfaEncoded Ofa::encode(const OfaSource& source, const nn::Context& context) {
   const std::int64_t batch = source.words.size(0), words = source.words.size(1), width = shape_.width;
   at::Tensor there = source.words.ne(padding);
-  at::Tensor x = (*encoder_.embedding_norm)(nn::lookup(encoder_.embedding, source.words).view({-1, width}) + types_.select(0, 0))
+  at::Tensor x = nn::dropout((*encoder_.embedding_norm)(nn::lookup(embedding_, source.words).view({-1, width}) + types_.select(0, 0)),
+                             noise_.dropout, context)
                      .view({batch, words, width});
   std::int64_t rows = 0, columns = 0;
   if (source.pictures.defined()) {
@@ -173,12 +193,14 @@ OfaEncoded Ofa::encode(const OfaSource& source, const nn::Context& context) {
     }
     rows = features.size(2);
     columns = features.size(3);
-    if (rows > shape_.image_buckets || columns > shape_.image_buckets)
+    if (rows > shape_.image_buckets || columns > shape_.image_buckets ||
+        (rows - 1) * shape_.image_buckets + columns >= shape_.image_positions)
       throw Error({.what = "the picture has more patches than the model knows places",
                    .where = "pixel_values",
-                   .expected = "at most " + std::to_string(16 * shape_.image_buckets) + " pixels a side"});
+                   .expected = "at most " + std::to_string(patch_side * shape_.image_buckets) + " pixels a side"});
     const at::Tensor patches = features.flatten(2).transpose(1, 2).reshape({-1, features.size(1)});
-    const at::Tensor embedded = (*patch_norm_)((*image_projection_)(patches, context) + types_.select(0, 1));
+    const at::Tensor embedded =
+        nn::dropout((*patch_norm_)((*image_projection_)(patches, context) + types_.select(0, 1)), noise_.dropout, context);
     x = at::cat({embedded.view({batch, rows * columns, width}), x}, 1);
     at::Tensor seen = at::ones({batch, rows * columns}, there.options());
     if (source.picture_there.defined()) seen = seen.logical_and(source.picture_there.to(at::kBool).unsqueeze(1));
@@ -200,9 +222,9 @@ OfaEncoded Ofa::encode(const OfaSource& source, const nn::Context& context) {
   return encoded;
 }
 
-at::Tensor Ofa::decode(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context) {
+at::Tensor Ofa::decode_rows(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context) {
   const std::int64_t batch = words.size(0), length = words.size(1);
-  at::Tensor x = (*decoder_.embedding_norm)(nn::lookup(decoder_.embedding, words).view({-1, shape_.width}));
+  at::Tensor x = nn::dropout((*decoder_.embedding_norm)(nn::lookup(embedding_, words).view({-1, shape_.width})), noise_.dropout, context);
   const nn::Layout layout = nn::Layout::uniform(batch, length, words.ne(padding));
   const at::Tensor cross = cross_bias(length, encoded);
   const OfaLayer::Source source{&encoded.rows, &encoded.layout, &cross};
@@ -213,30 +235,144 @@ at::Tensor Ofa::decode(const at::Tensor& words, const OfaEncoded& encoded, const
     x = (*decoder_.layers[static_cast<std::size_t>(l)])(x, layout, base + token_bias(decoder_, l, length), source, context);
     watch("decoder.layers." + std::to_string(l), x);
   }
-  return nn::frozen_matrix((*decoder_.norm)(x), decoder_.embedding).view({batch, length, -1});
+  return (*decoder_.norm)(x);
+}
+
+at::Tensor Ofa::decode(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context) {
+  return nn::frozen_matrix(decode_rows(words, encoded, context), embedding_).view({words.size(0), words.size(1), -1});
+}
+
+at::Tensor Ofa::decode_last(const at::Tensor& words, const OfaEncoded& encoded, const nn::Context& context) {
+  const at::Tensor rows = decode_rows(words, encoded, context).view({words.size(0), words.size(1), shape_.width});
+  return nn::frozen_matrix(rows.select(1, words.size(1) - 1), embedding_);
+}
+
+void Ofa::set_noise(const SequenceNoise& noise) {
+  noise_ = noise;
+  for (Side* side : {&encoder_, &decoder_}) {
+    const auto last = static_cast<double>(std::max<std::size_t>(side->layers.size(), 2) - 1);
+    for (std::size_t l = 0; l < side->layers.size(); ++l)
+      side->layers[l]->set_noise(noise.dropout, noise.drop_path * static_cast<double>(l) / last);
+  }
+}
+
+OfaEncoded Ofa::encode_inputs(const ModelInputs& inputs, const nn::Context& context) {
+  const nn::Layout& texts = inputs.text_layout;
+  const std::int64_t batch = texts.batch();
+  OfaSource source;
+  if (texts.is_uniform()) {
+    source.words = inputs.input_ids.view({batch, -1});
+    if (texts.key_mask().defined()) source.words = source.words.masked_fill(texts.key_mask().logical_not(), padding);
+  } else {
+    std::int64_t longest = 0;
+    for (const std::int64_t length : texts.lengths()) longest = std::max(longest, length);
+    source.words = at::full({batch, longest}, padding, inputs.input_ids.options());
+    const std::vector<std::int64_t> offsets = texts.offsets();
+    for (std::int64_t b = 0; b < batch; ++b)
+      source.words.select(0, b)
+          .narrow(0, 0, texts.length(b))
+          .copy_(inputs.input_ids.narrow(0, offsets[static_cast<std::size_t>(b)], texts.length(b)));
+  }
+  source.pictures = inputs.pixel_values;
+  if (source.pictures.defined() && !inputs.picture_sizes.empty()) {
+    source.picture_there = at::ones({batch}, at::kBool);
+    const std::pair whole(source.pictures.size(2), source.pictures.size(3));
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const auto& size = inputs.picture_sizes[static_cast<std::size_t>(b)];
+      if (size.first > 0 && size != whole) throw Error({.what = "the pictures of a batch must have one size", .where = "pixel_values"});
+      source.picture_there.data_ptr<bool>()[b] = size.first > 0;
+    }
+    source.picture_there = source.picture_there.to(source.words.device());
+  }
+  return encode(source, context);
+}
+
+namespace {
+
+/// What the encoder made, a row for each of `rows`.
+OfaEncoded chosen(const OfaEncoded& encoded, const std::vector<std::int64_t>& rows) {
+  const std::int64_t batch = encoded.layout.batch(), length = encoded.layout.length(0);
+  bool same = static_cast<std::int64_t>(rows.size()) == batch;
+  for (std::size_t i = 0; same && i < rows.size(); ++i) same = rows[i] == static_cast<std::int64_t>(i);
+  if (same) return encoded;
+  const at::Tensor index = nn::beside(at::tensor(rows, at::kLong), encoded.rows);
+  const auto count = static_cast<std::int64_t>(rows.size());
+  at::Tensor mask = encoded.layout.key_mask();
+  if (mask.defined()) mask = mask.index_select(0, index);
+  const std::int64_t width = encoded.rows.size(1);
+  return {.rows = encoded.rows.view({batch, length, width}).index_select(0, index).view({count * length, width}),
+          .layout = nn::Layout::uniform(count, length, mask),
+          .positions = encoded.positions};
+}
+
+}  // namespace
+
+at::Tensor Ofa::taught(const ModelInputs& inputs, const std::vector<std::int64_t>& rows, const at::Tensor& said, const at::Tensor& wanted,
+                       const nn::Context& context) {
+  const at::Tensor words = nn::beside(said, embedding_);
+  const at::Tensor hidden = decode_rows(words, chosen(encode_inputs(inputs, context), rows), context);
+  return nn::frozen_matrix(hidden.index_select(0, nn::beside(wanted.flatten().nonzero().squeeze(1), hidden)), embedding_);
+}
+
+std::unique_ptr<CachedDecoder> Ofa::begin(const ModelInputs& inputs, const std::vector<std::int64_t>& rows, const nn::Context& context) {
+  const at::NoGradGuard no_grad;
+  const OfaEncoded encoded = encode_inputs(inputs, context);
+  auto made = decoder(encoded, context);
+  made->select(at::tensor(rows, at::kLong));
+  return made;
 }
 
 ModelOutputs Ofa::forward(const ModelInputs& inputs, const nn::Context& context) {
-  const std::int64_t batch = inputs.text_layout.batch();
-  const OfaEncoded encoded = encode({.words = inputs.input_ids.view({batch, -1}), .pictures = {}, .picture_there = {}}, context);
-  return {.last_hidden_state = encoded.rows, .layout = encoded.layout, .pooler_output = {}, .embeds = {}};
+  const OfaEncoded encoded = encode_inputs(inputs, context);
+  return {.last_hidden_state = encoded.rows, .layout = encoded.layout};
 }
 
 TensorMap Ofa::forward_named(const TensorMap& inputs, const nn::Context& context) {
-  const auto get = [&](const std::string& name) {
-    const auto found = inputs.find(name);
-    return found == inputs.end() ? at::Tensor() : found->second;
+  refuse_unknown_inputs(inputs, {"input_ids", "attention_mask", "patch_images", "patch_masks", "decoder_input_ids"});
+  const auto words_named = [&](const std::string& name) {
+    const at::Tensor words = optional_input(inputs, name, 2);
+    if (!words.defined()) return words;
+    if (words.scalar_type() != at::kLong && words.scalar_type() != at::kInt)
+      throw Error({.what = "input has another dtype", .where = name, .expected = "int64"});
+    if (words.numel() == 0 || words.min().item<std::int64_t>() < 0 || words.max().item<std::int64_t>() >= shape_.vocabulary)
+      throw Error({.what = "input has ids outside of the vocabulary, or none",
+                   .where = name,
+                   .expected = "0 to " + std::to_string(shape_.vocabulary - 1)});
+    return words.to(at::kLong);
   };
-  const at::Tensor ids = get("input_ids");
-  if (!ids.defined()) throw Error({.what = "input is missing", .where = "input_ids"});
-  const OfaEncoded encoded = encode({.words = ids, .pictures = get("patch_images"), .picture_there = get("patch_masks")}, context);
-  TensorMap result{{"encoder_last_hidden_state", encoded.rows.view({ids.size(0), -1, shape_.width})}};
-  if (const at::Tensor words = get("decoder_input_ids"); words.defined()) result["logits"] = decode(words, encoded, context);
+  OfaSource source;
+  source.words = words_named("input_ids");
+  if (!source.words.defined()) throw Error({.what = "input is missing", .where = "input_ids"});
+  const std::int64_t batch = source.words.size(0);
+  if (const at::Tensor mask = optional_input(inputs, "attention_mask", 2); mask.defined()) {
+    if (mask.sizes() != source.words.sizes()) throw Error({.what = "input has another shape than input_ids", .where = "attention_mask"});
+    source.words = source.words.masked_fill(mask.eq(0), padding);
+  }
+  if (inputs.contains("patch_images")) {
+    source.pictures = optional_input(inputs, "patch_images", 4);
+    if (source.pictures.size(0) != batch || source.pictures.size(1) != 3 || source.pictures.scalar_type() != at::kFloat)
+      throw Error({.what = "input has another shape or dtype", .where = "patch_images", .expected = "float32 [B, 3, H, W]"});
+  }
+  if (inputs.contains("patch_masks")) {
+    source.picture_there = optional_input(inputs, "patch_masks", 1).ne(0);
+    if (source.picture_there.size(0) != batch) throw Error({.what = "input has another shape", .where = "patch_masks", .expected = "[B]"});
+  }
+  const OfaEncoded encoded = encode(source, context);
+  TensorMap result{{"encoder_last_hidden_state", encoded.rows.view({batch, -1, shape_.width})}};
+  if (const at::Tensor words = words_named("decoder_input_ids"); words.defined()) {
+    if (words.size(0) != batch) throw Error({.what = "input has another batch than input_ids", .where = "decoder_input_ids"});
+    result["logits"] = decode(words, encoded, context);
+  }
   return result;
 }
 
 std::int64_t Ofa::macs(std::int64_t tokens, bool) const {
-  return encoder_macs(shape_.encoder_layers, shape_.width, shape_.encoder_inner, tokens, false);
+  return encoder_macs(shape_.encoder_layers, shape_.width, shape_.encoder_inner, tokens, false) +
+         2 * shape_.decoder_layers * tokens * shape_.width * shape_.width;
+}
+
+std::int64_t Ofa::picture_macs(std::int64_t patches) const {
+  return stem_ ? stem_->macs(patches) + patches * shape_.stem.channels() * shape_.width : 0;
 }
 
 }  // namespace mmtune::backbones

@@ -80,7 +80,7 @@ OfaAsking OfaDecoder::asking(const std::vector<std::int64_t>& places) const {
 at::Tensor OfaDecoder::pass(const at::Tensor& words, const std::vector<std::int64_t>& places, const at::Tensor& hidden, bool keep) {
   const std::int64_t lines = words.size(0), length = words.size(1), width = model_.shape().width;
   const Ofa::Side& side = model_.decoder_;
-  at::Tensor x = (*side.embedding_norm)(nn::lookup(side.embedding, nn::beside(words, side.embedding)).view({-1, width}));
+  at::Tensor x = (*side.embedding_norm)(nn::lookup(model_.embedding_, nn::beside(words, model_.embedding_)).view({-1, width}));
   const nn::Layout layout = nn::Layout::uniform(lines, length);
   std::vector<std::int64_t> seen(static_cast<std::size_t>(length_));
   std::iota(seen.begin(), seen.end(), 0);
@@ -101,7 +101,7 @@ at::Tensor OfaDecoder::pass(const at::Tensor& words, const std::vector<std::int6
 }
 
 at::Tensor OfaDecoder::logits(const at::Tensor& hidden) const {
-  return nn::frozen_matrix(hidden, model_.decoder_.embedding).to(at::kFloat);
+  return nn::frozen_matrix(hidden, model_.embedding_).to(at::kFloat);
 }
 
 at::Tensor OfaDecoder::read(const at::Tensor& tokens) {

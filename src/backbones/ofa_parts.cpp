@@ -141,29 +141,40 @@ void OfaAttention::list(nn::SiteTable& table) {
 OfaLayer::OfaLayer(const nn::Weights& w, const OfaLayerShape& shape, std::int64_t layer, bool decoder)
     : decoder_(decoder),
       norm_before_(w / "self_attn_layer_norm", shape.width, epsilon),
-      attention_norm_(w / (decoder ? "self_attn_ln" : "attn_ln"), shape.width, epsilon),
+      attention_norm_(w / (decoder ? shape.names.decoder_attention_norm : shape.names.encoder_attention_norm), shape.width, epsilon),
       attention_(w / "self_attn", shape, layer, false),
       feed_forward_norm_(w / "final_layer_norm", shape.width, epsilon),
-      inner_norm_(w / "ffn_layernorm", shape.inner, epsilon),
+      inner_norm_(w / shape.names.inner_norm, shape.inner, epsilon),
       up_(w / "fc1", shape.width, shape.inner, layer),
       down_(w / "fc2", shape.inner, shape.width, layer) {
   using Role = nn::SublayerSite::Role;
   attention_site_ = {.name = (w / "self_attn").path(), .role = Role::self_attention, .width = shape.width, .layer = layer};
   feed_forward_site_ = {.name = (w / "fc2").path(), .role = Role::feed_forward, .width = shape.width, .layer = layer};
   if (!decoder) return;
-  cross_norm_before_ = std::make_unique<nn::LayerNorm>(w / "encoder_attn_layer_norm", shape.width, epsilon);
-  cross_norm_ = std::make_unique<nn::LayerNorm>(w / "cross_attn_ln", shape.width, epsilon);
-  cross_ = std::make_unique<OfaAttention>(w / "encoder_attn", shape, layer, true);
+  cross_norm_before_ = std::make_unique<nn::LayerNorm>(w / shape.names.cross_norm_before, shape.width, epsilon);
+  cross_norm_ = std::make_unique<nn::LayerNorm>(w / shape.names.cross_norm, shape.width, epsilon);
+  cross_ = std::make_unique<OfaAttention>(w / shape.names.cross, shape, layer, true);
+}
+
+at::Tensor OfaLayer::joined(const at::Tensor& x, const at::Tensor& made, const nn::Layout& layout, const nn::Context& context) const {
+  if (!context.training || drop_path_ == 0 || !context.generator) return x + made;
+  const std::int64_t batch = layout.batch();
+  const double kept = 1.0 - drop_path_;
+  const at::Tensor factor =
+      at::rand({batch, 1, 1}, *context.generator, made.options().requires_grad(false)).lt(kept).to(made.scalar_type()) / kept;
+  return x + (made.view({batch, -1, made.size(1)}) * factor).view_as(made);
 }
 
 at::Tensor OfaLayer::operator()(const at::Tensor& x, const nn::Layout& layout, const at::Tensor& bias, const std::optional<Source>& source,
                                 const nn::Context& context) const {
   const at::Tensor normed = norm_before_(x);
-  const at::Tensor attended = attention_norm_(attention_(normed, normed, layout, layout, bias, decoder_, context));
-  at::Tensor y = x + attention_site_(attended, normed, layout, context);
+  const at::Tensor attended =
+      nn::dropout(attention_norm_(attention_(normed, normed, layout, layout, bias, decoder_, context)), dropout_, context);
+  at::Tensor y = joined(x, attention_site_(attended, normed, layout, context), layout, context);
   if (cross_) {
     const at::Tensor asked = cross_norm_before_->operator()(y);
-    y = y + (*cross_norm_)((*cross_)(asked, *source->rows, layout, *source->layout, *source->bias, false, context));
+    const at::Tensor answered = (*cross_norm_)((*cross_)(asked, *source->rows, layout, *source->layout, *source->bias, false, context));
+    y = joined(y, nn::dropout(answered, dropout_, context), layout, context);
   }
   return feed_forward(y, layout, context);
 }
@@ -171,7 +182,7 @@ at::Tensor OfaLayer::operator()(const at::Tensor& x, const nn::Layout& layout, c
 at::Tensor OfaLayer::feed_forward(const at::Tensor& y, const nn::Layout& layout, const nn::Context& context) const {
   const at::Tensor entering = feed_forward_norm_(y);
   const at::Tensor inner = inner_norm_(at::gelu(up_(entering, context)));
-  return y + feed_forward_site_(down_(inner, context), entering, layout, context);
+  return joined(y, feed_forward_site_(nn::dropout(down_(inner, context), dropout_, context), entering, layout, context), layout, context);
 }
 
 at::Tensor OfaLayer::behind(const at::Tensor& x, const nn::Layout& layout, const Behind& read, const nn::Context& context) const {

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "nn/self_attention.h"
@@ -17,8 +18,22 @@ at::Tensor ofa_token_buckets(std::int64_t buckets, std::int64_t positions);
 /// Index [side² + 1, side² + 1] into a table of (2·side − 1)² + 3 rows, by rows and columns between two patches; place 0 is not a patch.
 at::Tensor ofa_image_buckets(std::int64_t side);
 
+/// What two kinds of checkpoints call the same: fairseq's, and those of OFA's port to transformers (model_type "ofa").
+struct OfaNames {
+  std::string_view encoder_attention_norm = "attn_ln", decoder_attention_norm = "self_attn_ln", inner_norm = "ffn_layernorm",
+                   cross = "encoder_attn", cross_norm_before = "encoder_attn_layer_norm", cross_norm = "cross_attn_ln";
+};
+inline constexpr OfaNames fairseq_names{};
+inline constexpr OfaNames transformers_names{.encoder_attention_norm = "self_attn_mid_layer_norm",
+                                             .decoder_attention_norm = "self_attn_mid_layer_norm",
+                                             .inner_norm = "ffn_layer_norm",
+                                             .cross = "cross_attn",
+                                             .cross_norm_before = "cross_attn_layer_norm",
+                                             .cross_norm = "cross_attn_mid_layer_norm"};
+
 struct OfaLayerShape {
   std::int64_t width = 0, heads = 0, inner = 0;
+  OfaNames names;
 };
 
 /// What a decoder's layer keeps of the words it has read, [n, T, D]; undefined: none yet.
@@ -92,12 +107,21 @@ class OfaLayer {
   };
   at::Tensor behind(const at::Tensor& x, const nn::Layout& layout, const Behind& read, const nn::Context& context) const;
   const OfaAttention& cross() const { return *cross_; }
+  /// Dropout of sublayers' outputs, and the share of examples that a sublayer is left out for; in training only.
+  void set_noise(double dropout, double drop_path) {
+    dropout_ = dropout;
+    drop_path_ = drop_path;
+  }
   void list(nn::SiteTable& table);
 
  private:
   at::Tensor feed_forward(const at::Tensor& y, const nn::Layout& layout, const nn::Context& context) const;
 
+  /// x + what a sublayer made, left out for some examples in training.
+  at::Tensor joined(const at::Tensor& x, const at::Tensor& made, const nn::Layout& layout, const nn::Context& context) const;
+
   bool decoder_;
+  double dropout_ = 0, drop_path_ = 0;
   nn::LayerNorm norm_before_, attention_norm_;
   OfaAttention attention_;
   std::unique_ptr<nn::LayerNorm> cross_norm_before_, cross_norm_;

@@ -55,6 +55,18 @@ at::Tensor OfaStem::operator()(const at::Tensor& pictures, bool statistics) {
   return x;
 }
 
+std::int64_t OfaStem::macs(std::int64_t patches) const {
+  // A patch is 16 pixels a side: the first convolution works at half the picture's size, a stage at a quarter of it and less.
+  std::int64_t places = patches * 16, total = patches * 64 * first_.numel();
+  for (const Block& block : blocks_) {
+    const std::int64_t before = places;
+    places /= block.stride * block.stride;
+    total += before * block.convolutions[0].numel() + places * (block.convolutions[1].numel() + block.convolutions[2].numel());
+    if (block.shortcut.defined()) total += places * block.shortcut.numel();
+  }
+  return total;
+}
+
 void OfaStem::list(nn::SiteTable& table) {
   const auto add = [&](Norm& norm) {
     table.tensors.push_back({norm.name + ".weight", &norm.weight});

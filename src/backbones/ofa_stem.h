@@ -22,6 +22,8 @@ class OfaStem {
   /// Pictures [B, 3, H, W] → [B, channels, H / 16, W / 16]. `statistics`: batch norms use the batch's own, and remember them, as the
   /// released training does; otherwise they use those that they have.
   at::Tensor operator()(const at::Tensor& pictures, bool statistics = false);
+  /// Multiply-accumulates for as many patches.
+  std::int64_t macs(std::int64_t patches) const;
   void list(nn::SiteTable& table);
   const at::Tensor& first_running_mean() const { return first_norm_.mean; }
 

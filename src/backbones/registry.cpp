@@ -11,7 +11,7 @@ namespace {
 std::vector<Architecture> architectures() {
   return {bert_architecture(),     roberta_architecture(), xlm_roberta_architecture(), vit_architecture(),         swin_architecture(),
           clip_architecture(),     clip_image_tower(),     clip_text_tower(),          clip_vision_architecture(), clip_text_architecture(),
-          wav2vec2_architecture(), vilt_architecture(),    meter_architecture()};
+          wav2vec2_architecture(), vilt_architecture(),    meter_architecture(),       ofa_architecture()};
 }
 
 std::vector<Modality> towers_of_type(std::string_view type) {

@@ -34,5 +34,6 @@ Architecture clip_text_architecture();
 Architecture wav2vec2_architecture();
 Architecture vilt_architecture();
 Architecture meter_architecture();
+Architecture ofa_architecture();
 
 }  // namespace mmtune::backbones

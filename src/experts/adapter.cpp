@@ -6,6 +6,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "experts/kinds.h"
@@ -24,6 +26,7 @@ struct Options {
   std::string activation = "relu";
   bool learned_scale = false;
   double dropout = 0.0;
+  bool dropout_grows = false;
   double init_std = 0.02;
   double scale = 4.0;
   bool behind_norm = false;
@@ -33,8 +36,8 @@ constexpr double norm_epsilon = 1e-5;
 
 class Bottleneck final : public nn::SublayerHook {
  public:
-  Bottleneck(const Options& options, std::int64_t width, at::Generator& generator)
-      : dropout_(options.dropout),
+  Bottleneck(const Options& options, double dropout, std::int64_t width, at::Generator& generator)
+      : dropout_(dropout),
         activation_(nn::activation_named(options.activation, "expert.activation")),
         down_weight_(normal_leaf({options.bottleneck, width}, options.init_std, generator)),
         down_bias_(leaf(at::zeros({options.bottleneck}))),
@@ -75,6 +78,23 @@ class Bottleneck final : public nn::SublayerHook {
   double scale_ = 1.0;
 };
 
+/// The dropout of every site. Where it grows, in a line from 0 in the first block of a stack (encoder, decoder) to the rate in its last.
+std::vector<double> dropouts_of(const std::vector<nn::SublayerSite*>& sites, const Options& options) {
+  std::vector<double> rates(sites.size(), options.dropout);
+  if (!options.dropout_grows) return rates;
+  const auto stack = [](const nn::SublayerSite* site) { return site->name.substr(0, site->name.find_first_of("0123456789")); };
+  std::map<std::string, std::pair<std::int64_t, std::int64_t>> span;
+  for (const nn::SublayerSite* site : sites) {
+    const auto [found, added] = span.try_emplace(stack(site), site->layer, site->layer);
+    found->second = {std::min(found->second.first, site->layer), std::max(found->second.second, site->layer)};
+  }
+  for (std::size_t i = 0; i < sites.size(); ++i) {
+    const auto [first, last] = span.at(stack(sites[i]));
+    rates[i] *= static_cast<double>(sites[i]->layer - first) / static_cast<double>(std::max<std::int64_t>(last - first, 1));
+  }
+  return rates;
+}
+
 constexpr std::pair<Variant, std::string_view> variant_names[] = {
     {Variant::houlsby, "houlsby"}, {Variant::pfeiffer, "pfeiffer"}, {Variant::parallel, "parallel"}};
 
@@ -82,7 +102,9 @@ class Adapter final : public Expert {
  public:
   Adapter(const Options& options, const backbones::Backbone& backbone, std::vector<nn::SublayerSite*> sites, at::Generator& generator)
       : options_(options), backbone_(&backbone), sites_(std::move(sites)) {
-    for (const nn::SublayerSite* site : sites_) hooks_.push_back(std::make_unique<Bottleneck>(options_, site->width, generator));
+    const std::vector<double> dropouts = dropouts_of(sites_, options_);
+    for (std::size_t i = 0; i < sites_.size(); ++i)
+      hooks_.push_back(std::make_unique<Bottleneck>(options_, dropouts[i], sites_[i]->width, generator));
     set_enabled(true);
   }
   ~Adapter() override { set_enabled(false); }
@@ -94,13 +116,10 @@ class Adapter final : public Expert {
     return named;
   }
   Json config() const override {
-    return {{"peft_type", "MMTUNE_ADAPTER"},
-            {"variant", variant_names[static_cast<std::size_t>(options_.variant)].second},
-            {"bottleneck", options_.bottleneck},
-            {"activation", options_.activation},
-            {"learned_scale", options_.learned_scale},
-            {"dropout", options_.dropout},
-            {"scale", options_.scale},
+    return {{"peft_type", "MMTUNE_ADAPTER"},           {"variant", variant_names[static_cast<std::size_t>(options_.variant)].second},
+            {"bottleneck", options_.bottleneck},       {"activation", options_.activation},
+            {"learned_scale", options_.learned_scale}, {"dropout", options_.dropout},
+            {"dropout_grows", options_.dropout_grows}, {"scale", options_.scale},
             {"behind_norm", options_.behind_norm}};
   }
   void set_enabled(bool enabled) override {
@@ -143,6 +162,8 @@ class Recipe final : public ExpertRecipe {
             {.help = "between the two projections", .choices = {"relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh"}});
     v.field("learned_scale", options_.learned_scale, {.help = "learn one factor on what the adapter adds, beginning at 1"});
     v.field("dropout", options_.dropout, {.help = "dropout behind the activation while training", .min = 0, .below = 1});
+    v.field("dropout_grows", options_.dropout_grows,
+            {.help = "dropout from 0 in the first block of a stack to the rate in its last, as OFA's adapters have it with its drop-path"});
     v.field(
         "init_std", options_.init_std,
         {.help = "standard deviation of the start of both projections of a parallel adapter, and of the others' down projection, whose up "
@@ -169,6 +190,7 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "activation", options_.activation);
     read(config, where, "learned_scale", options_.learned_scale);
     read(config, where, "dropout", options_.dropout);
+    read(config, where, "dropout_grows", options_.dropout_grows);
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
     std::vector<nn::SublayerSite*> sites;

@@ -9,6 +9,7 @@
 #include "core/files.h"
 #include "core/listed.h"
 #include "core/nearest.h"
+#include "experts/fusion.h"
 #include "experts/kinds.h"
 #include "experts/peft_targets.h"
 #include "io/safetensors.h"
@@ -19,9 +20,9 @@ namespace {
 
 using Maker = std::unique_ptr<ExpertRecipe> (*)();
 
-constexpr Maker makers[] = {full_recipe,         linear_recipe, bitfit_recipe, lora_recipe,         ia3_recipe, adapter_recipe,
-                            prefix_recipe,       prompt_recipe, ladder_recipe, mope_recipe,         apt_recipe, class_token_recipe,
-                            blind_prompt_recipe, pmf_recipe,    pi_recipe,     visual_prompt_recipe};
+constexpr Maker makers[] = {full_recipe,         linear_recipe, bitfit_recipe, lora_recipe,          ia3_recipe,   adapter_recipe,
+                            prefix_recipe,       prompt_recipe, ladder_recipe, mope_recipe,          apt_recipe,   class_token_recipe,
+                            blind_prompt_recipe, pmf_recipe,    pi_recipe,     visual_prompt_recipe, fusion_recipe};
 
 /// PEFT keeps every tensor below this, but for the prompt tables.
 std::string key_of(const std::string& name) {

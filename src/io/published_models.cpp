@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/staged_folder.h"
+#include "io/published_ofa.h"
 #include "io/safetensors.h"
 
 namespace mmtune::io {
@@ -175,6 +176,7 @@ PublishedModel recognise_published(const TorchArchive& archive, const PublishedO
   const Shapes shapes(archive, where);
   if (options.image_size && (*options.image_size < 1 || *options.image_size > 4096))
     throw UsageError({.what = "--image-size is out of range", .where = "import", .expected = "1 to 4096"});
+  if (std::optional<PublishedModel> ofa = recognise_ofa(archive, options, where)) return *std::move(ofa);
   PublishedModel model;
   if (shapes.has("cross_modal_text_transform.weight")) {
     const bool clip = shapes.has("vit_model.visual.conv1.weight");
@@ -202,23 +204,41 @@ PublishedModel recognise_published(const TorchArchive& archive, const PublishedO
                           {"size_divisor", model.config.at("patch_size")}};
     return model;
   }
-  throw Error({.what = "the tensors are of no published model that is known",
-               .where = where,
-               .expected = "ViLT (transformer.patch_embed.proj.weight) or METER (cross_modal_text_transform.weight)",
-               .got = archive.tensors().empty() ? "no tensor" : printable(archive.tensors().front().name) + ", …"});
+  throw Error(
+      {.what = "the tensors are of no published model that is known",
+       .where = where,
+       .expected =
+           "ViLT (transformer.patch_embed.proj.weight), METER (cross_modal_text_transform.weight) or OFA (encoder.pos_q_linear.weight)",
+       .got = archive.tensors().empty() ? "no tensor" : printable(archive.tensors().front().name) + ", …"});
 }
 
 ImportedCheckpoint import_published(const fs::path& file, const fs::path& out, const fs::path& tokenizer, const PublishedOptions& options) {
   constexpr std::array<const char*, 6> tokenizer_files = {"tokenizer.json", "tokenizer_config.json",   "vocab.txt",
                                                           "vocab.json",     "special_tokens_map.json", "merges.txt"};
   const TorchArchive archive = TorchArchive::open(file);
-  ImportedCheckpoint imported{.model = recognise_published(archive, options, file.string()), .tensors = archive.tensors().size()};
-  for (const TensorEntry& tensor : archive.tensors()) imported.parameters += tensor.elements();
+  ImportedCheckpoint imported{.model = recognise_published(archive, options, file.string())};
+  std::vector<TensorEntry> kept;
+  for (const TensorEntry& tensor : archive.tensors()) {
+    if (imported.model.left_out.contains(tensor.name)) continue;
+    imported.parameters += tensor.elements();
+    kept.push_back(tensor);
+  }
+  imported.tensors = kept.size();
   StagedFolder staged(out);
-  write_safetensors(staged.path() / "model.safetensors", archive.tensors(), {{"format", "pt"}});
+  write_safetensors(staged.path() / "model.safetensors", kept, {{"format", "pt"}});
   write_file_atomically(staged.path() / "config.json", imported.model.config.dump(2) + "\n");
   write_file_atomically(staged.path() / "preprocessor_config.json", imported.model.preprocessor.dump(2) + "\n");
-  if (!tokenizer.empty()) {
+  if (!tokenizer.empty() && !imported.model.tokenizer.is_null()) {
+    for (const char* name : {"vocab.json", "merges.txt"}) {
+      std::error_code ignored;
+      if (!fs::exists(tokenizer / name, ignored))
+        throw Error({.what = "the folder holds no vocab.json and merges.txt",
+                     .where = tokenizer.string(),
+                     .hint = "those of BART and RoBERTa are the model's"});
+      write_file_atomically(staged.path() / name, read_file(tokenizer / name));
+    }
+    write_file_atomically(staged.path() / "tokenizer_config.json", imported.model.tokenizer.dump(2) + "\n");
+  } else if (!tokenizer.empty()) {
     bool any = false;
     for (const char* name : tokenizer_files) {
       std::error_code ignored;

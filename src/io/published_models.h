@@ -1,10 +1,11 @@
 #pragma once
 // What a published checkpoint that is not in HuggingFace's layout is, told by its tensors, and the config.json and preprocessor_config.json
-// that open it here: ViLT's and METER's released files (Lightning, read by TorchArchive).
+// that open it here: ViLT's and METER's released files (Lightning) and OFA's (fairseq), read by TorchArchive.
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "core/json.h"
@@ -17,6 +18,10 @@ struct PublishedModel {
   std::string image_encoder;  ///< METER: model_type of its image encoder
   Json config;
   Json preprocessor;
+  /// tokenizer_config.json where the model's tokenizer is made of a vocab.json and merges.txt in its own way; null: the tokenizer's files
+  /// are taken as they are.
+  Json tokenizer;
+  std::set<std::string> left_out;  ///< tensors that are not written
 };
 
 struct PublishedOptions {

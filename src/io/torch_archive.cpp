@@ -118,6 +118,8 @@ void TorchArchive::read(std::span<const std::byte> bytes, const std::string& whe
   pickle_ = read_pickle(data->data, where);
   const PickleValue& root = pickle_.at(pickle_.root);
   const PickleValue* named = pickle_.find(root, "state_dict");
+  if (named == nullptr) named = pickle_.find(root, "model");  // fairseq
+  if (named != nullptr && named->kind != Kind::dictionary) named = nullptr;
   const PickleValue& tensors = named != nullptr ? *named : root;
   if (tensors.kind != Kind::dictionary)
     throw Error({.what = "the file holds no dictionary of tensors", .where = where, .got = describe(tensors)});
@@ -130,7 +132,7 @@ void TorchArchive::read(std::span<const std::byte> bytes, const std::string& whe
       throw Error({.what = "a tensor's name is no plain text", .where = where, .got = printable(key.text)});
     if (key.kind != Kind::text) throw Error({.what = "a tensor's name is no text", .where = where, .got = describe(key)});
     if (value.kind != Kind::tensor)
-      throw Error({.what = "not a tensor where only tensors are read" + std::string(named != nullptr ? " (state_dict)" : ""),
+      throw Error({.what = "not a tensor where only tensors are read" + std::string(named != nullptr ? " (state_dict or model)" : ""),
                    .where = where + ": \"" + printable(key.text) + "\"",
                    .expected = "a tensor",
                    .got = describe(value)});

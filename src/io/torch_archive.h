@@ -24,7 +24,8 @@ class TorchArchive {
   /// The same over bytes in memory, which must outlive the result.
   static TorchArchive from_bytes(std::span<const std::byte> bytes, const std::string& where);
 
-  /// Of the entry "state_dict", or of the whole file where it has none; by name. Their bytes lie in the file, or in this object.
+  /// Of the entry "state_dict" or "model", or of the whole file where it has neither; by name. Their bytes lie in the file, or in this
+  /// object.
   const std::vector<TensorEntry>& tensors() const { return tensors_; }
   const TensorEntry* find(std::string_view name) const;
   /// An integer among the file's hyper_parameters, or in their "config".

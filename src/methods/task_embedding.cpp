@@ -13,6 +13,7 @@
 #include "core/version.h"
 #include "data/prefetch.h"
 #include "train/device.h"
+#include "train/sequences.h"
 
 namespace mmtune::methods {
 
@@ -137,7 +138,7 @@ FisherDiagonal fisher_diagonal(train::Model& model, const train::Task& task, con
   };
   const std::int64_t batches = (count + size - 1) / size;
   data::Prefetcher<Batch> prefetcher(0, batches, read, 1, 3);
-  const std::vector<at::Tensor> head = freeze(model.head());
+  const std::vector<at::Tensor> head = model.has_head() ? freeze(model.head()) : std::vector<at::Tensor>();
   Progress progress("embedding", count, "examples");
   const auto begin = std::chrono::steady_clock::now();
   double loss_sum = 0;
@@ -308,7 +309,13 @@ EmbeddingInfo embed_run(const fs::path& run, const EmbeddingOptions& options, co
   train::Recipe recipe = std::move(opened.recipe);
   if (options.smoothing) recipe.loss.label_smoothing = *options.smoothing;
   // A run's record does not keep what only training needs: smoothing and weights of classes.
-  const std::unique_ptr<train::Task> task = opened.task->labelled() ? train::make_task(recipe, dataset) : std::move(opened.task);
+  auto* const sequences = dynamic_cast<train::Sequences*>(opened.task.get());
+  if (sequences != nullptr) {
+    sequences->set_label_smoothing(recipe.loss.label_smoothing);
+    dataset = sequences->spread(std::move(dataset));
+  }
+  const std::unique_ptr<train::Task> task =
+      opened.task->labelled() && sequences == nullptr ? train::make_task(recipe, dataset) : std::move(opened.task);
   const FisherDiagonal diagonal = fisher_diagonal(*opened.model, *task, dataset, options, recipe.data.on_error);
   if (!diagonal.looped.empty()) log_warning(diagonal.looped);
 

@@ -2,6 +2,7 @@
 // for the class of the tokenizer.
 #include <algorithm>
 #include <initializer_list>
+#include <tuple>
 
 #include "core/error.h"
 #include "text/bpe.h"
@@ -22,7 +23,8 @@ Family family_of(const TokenizerConfig& config, const std::string& model_type) {
   const auto is_one_of = [&](std::initializer_list<const char*> names) {
     return std::find(names.begin(), names.end(), *name) != names.end();
   };
-  if (name ? is_one_of({"RobertaTokenizer", "BartTokenizer", "OFATokenizer"}) : model_type == "roberta") return Family::roberta;
+  if (name ? is_one_of({"RobertaTokenizer", "BartTokenizer", "OFATokenizer"}) : model_type == "roberta" || model_type == "ofa")
+    return Family::roberta;
   if (name ? *name == "GPT2Tokenizer" : model_type == "gpt2" || model_type == "opt") return Family::gpt2;
   if (name ? *name == "CLIPTokenizer" : model_type.starts_with("clip")) return Family::clip;
   throw Error({.what = "vocab.json and merges.txt of an unknown tokenizer",
@@ -49,12 +51,28 @@ std::vector<SpecialTokenDefault> special_tokens(Family family) {
   return {};
 }
 
-/// Of OFA: the codes of pictures and the bins of places, which its tokenizer's code puts behind the vocabulary.
-std::vector<AddedToken> ofa_tokens(const Vocabulary& vocabulary) {
+bool is_ofa(const TokenizerConfig& config, const std::string& model_type) {
+  const auto name = config.class_name();
+  return name ? *name == "OFATokenizer" : model_type == "ofa";
+}
+
+/// Of OFA: the codes of pictures and the bins of places, which its tokenizer's code puts behind the vocabulary. Our own keys num_codes and
+/// num_bins say that there are fewer.
+std::vector<AddedToken> ofa_tokens(const Vocabulary& vocabulary, const Json& config, const std::string& where) {
   std::vector<AddedToken> added;
   std::int64_t next = static_cast<std::int64_t>(vocabulary.size());
-  for (const auto& [name, count] : {std::pair("<code_", 8192), std::pair("<bin_", 1000)}) {
-    for (int i = 0; i < count; ++i) {
+  for (const auto& [name, key, usual] : {std::tuple("<code_", "num_codes", 8192), std::tuple("<bin_", "num_bins", 1000)}) {
+    std::int64_t count = usual;
+    if (config.is_object() && config.contains(key)) {
+      const Json& value = config[key];
+      if (!value.is_number_integer() || value < 0 || value > usual)
+        throw Error({.what = std::string(key) + " is wrong",
+                     .where = where,
+                     .expected = "0 to " + std::to_string(usual),
+                     .got = printable(value.dump(), 60)});
+      count = value.get<std::int64_t>();
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
       const std::string content = name + std::to_string(i) + ">";
       const auto id = vocabulary.find(content);
       added.push_back({.content = content, .id = id ? *id : next++});
@@ -81,7 +99,7 @@ PipelineParts read_vocab_json(const VocabJsonFiles& files) {
   parts.model = make_bpe(std::move(vocabulary), merges, options, files.merges_where);
   parts.decoder = make_byte_level_decoder();
   std::vector<AddedToken> added = config.added_tokens();
-  if (added.empty() && config.class_name() == "OFATokenizer") added = ofa_tokens(parts.model->vocabulary());
+  if (added.empty() && is_ofa(config, files.model_type)) added = ofa_tokens(parts.model->vocabulary(), files.config, files.config_where);
   SpecialTokens special(special_tokens(family), config, parts.model->vocabulary(), std::move(added));
 
   const bool add_prefix_space = family != Family::clip && config.boolean("add_prefix_space", false);

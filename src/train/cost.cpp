@@ -13,6 +13,7 @@
 #include "train/machine.h"
 #include "train/model.h"
 #include "train/optimiser.h"
+#include "train/task.h"
 
 namespace mmtune::train {
 
@@ -115,6 +116,11 @@ Batch random_batch(const Model& model, const CostOptions& options) {
   Batch batch;
   for (std::int64_t i = 0; i < options.batch; ++i) batch.examples.push_back(i);
   for (const auto& tower : model.towers()) batch.towers.push_back(random_inputs(*tower, options, generator));
+  if (!model.has_head()) {
+    constexpr std::int64_t usual_answer = 16;
+    batch.said = at::zeros({options.batch, usual_answer}, at::kLong);
+    batch.learned = at::ones({options.batch, usual_answer}, at::kBool);
+  }
   return batch;
 }
 
@@ -141,7 +147,8 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
   const auto learn = [&](std::int64_t step) {
     model.parameters().gradients().zero_();
     for (std::int64_t pass = 0; pass < passes; ++pass) {
-      at::Tensor loss = at::cross_entropy_loss(model.forward(batch, context), targets);
+      at::Tensor logits = model.forward(batch, context);
+      at::Tensor loss = at::cross_entropy_loss(logits, at::zeros({logits.size(0)}, targets.options()));
       if (const at::Tensor added = model.auxiliary_loss(batch); added.defined()) loss = loss + added;
       (loss / passes).backward();
     }
@@ -204,6 +211,10 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
                       .expected = "a multiple of " + std::to_string(recipe.train.accumulate),
                       .got = std::to_string(options.batch)});
   Model model(recipe);
+  if (answers_in_sequences(recipe.task) && model.towers().front()->writer() == nullptr)
+    throw UsageError({.what = "the backbone writes no answers",
+                      .where = "backbone.main",
+                      .expected = "for task = \"" + recipe.task + "\" an encoder with a decoder"});
   model.build_experts(recipe);
   model.build_head(recipe, options.outputs, std::vector<bool>(model.towers().size(), false));
   const std::vector<OptimiserGroup> groups = model.gather(recipe.train);
@@ -232,8 +243,10 @@ Cost cost_of(const Recipe& recipe, const CostOptions& options) {
     cost.training_macs += beside.forward + beside.backward;
   }
   cost.prompts = prompt_forms(*model.towers().front(), tokens_of(*model.towers().front(), options));
-  for (const nn::NamedTensor& item : model.head().tensors()) cost.head_parameters += item.tensor.numel();
-  cost.training_macs += 3.0 * static_cast<double>(model.head().macs());
+  if (model.has_head()) {
+    for (const nn::NamedTensor& item : model.head().tensors()) cost.head_parameters += item.tensor.numel();
+    cost.training_macs += 3.0 * static_cast<double>(model.head().macs());
+  }
   cost.state_bytes = 4 * 4 * model.parameters().count();
   if (options.measure > 0) cost.step = measure(recipe, model, groups, options);
   return cost;

@@ -13,6 +13,7 @@
 #include "core/log.h"
 #include "data/prefetch.h"
 #include "train/retrieve.h"
+#include "train/sequence_answers.h"
 
 namespace mmtune::train {
 
@@ -107,6 +108,8 @@ SharedLogits shared_logits(const Model& model, const data::Dataset& dataset, con
 
 std::optional<Evaluation> evaluate(const Model& model, const Task& task, const data::Dataset& dataset, const ForwardOptions& options,
                                    const std::optional<report::BootstrapOptions>& bootstrap) {
+  if (const auto* const sequences = dynamic_cast<const Sequences*>(&task))
+    return evaluate_sequences(model, *sequences, dataset, options, bootstrap);
   if (task.name() == "retrieve") return evaluate_retrieval(model, dataset, options, bootstrap);
   Evaluation result;
   const auto begin = std::chrono::steady_clock::now();

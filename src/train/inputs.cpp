@@ -69,9 +69,17 @@ void collate_any_pictures(std::span<const InputReader::Item* const> items, const
     width = std::max(width, item->pixels.width);
   }
   const auto count = static_cast<std::int64_t>(items.size());
+  if (height == 0) return;  // nobody has one
   batch.inputs.pixel_values = at::empty({count, 3, height, width}, at::TensorOptions(at::kFloat).pinned_memory(pinned));
   for (std::int64_t i = 0; i < count; ++i) {
     const vision::PixelValues& pixels = items[static_cast<std::size_t>(i)]->pixels;
+    if (pixels.height == 0) {
+      batch.inputs.pixel_values.select(0, i).zero_();
+      batch.inputs.picture_sizes.emplace_back(0, 0);
+      batch.patches.push_back(0);
+      alike = false;
+      continue;
+    }
     const at::Tensor source = at::from_blob(const_cast<float*>(pixels.values.data()), {3, pixels.height, pixels.width}, at::kFloat);
     const at::Tensor target = batch.inputs.pixel_values.select(0, i);
     const bool fills = pixels.height == height && pixels.width == width;
@@ -82,7 +90,7 @@ void collate_any_pictures(std::span<const InputReader::Item* const> items, const
     std::int64_t patches = pixels.height / info.patch_height * (pixels.width / info.patch_width);
     if (info.max_patches > 0) patches = std::min(patches, info.max_patches);
     batch.patches.push_back(patches);
-    batch.tokens[static_cast<std::size_t>(i)] += patches + 1;
+    batch.tokens[static_cast<std::size_t>(i)] += patches + (info.has_class_token ? 1 : 0);
   }
   if (alike) batch.inputs.picture_sizes.clear();
 }
@@ -221,6 +229,7 @@ const data::MediaRef* InputReader::media(const data::Example& example) const {
 }
 
 bool InputReader::has(const data::Example& example) const {
+  if (source_) return true;
   if (info_.modality != Modality::text && media(example) == nullptr) return false;
   if (!reads_text()) return true;
   return options_.field == InputField::text_pair ? example.text_pair.has_value() : example.text.has_value();
@@ -228,8 +237,8 @@ bool InputReader::has(const data::Example& example) const {
 
 std::string InputReader::key(const data::Example& example) const {
   std::string key;
-  if (info_.modality != Modality::text) {
-    const data::MediaRef& ref = *media(example);
+  if (const data::MediaRef* const found = media(example)) {
+    const data::MediaRef& ref = *found;
     key = ref.file.string() + '\0' + ref.member + '\0' + std::to_string(ref.offset) + '\0' + std::to_string(ref.size);
     if (const std::string variant = ref.variant(); !variant.empty()) key += '\0' + variant;
   }
@@ -238,6 +247,7 @@ std::string InputReader::key(const data::Example& example) const {
 }
 
 std::string InputReader::text_key(const data::Example& example) const {
+  if (source_) return source_(example);
   if (options_.field == InputField::text_pair) return *example.text_pair;
   if (options_.field == InputField::automatic && example.text_pair) return *example.text + '\0' + *example.text_pair;
   return *example.text;
@@ -265,7 +275,7 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
   if (extractor_) return read_sound(*media(example));
   if (reads_video()) return read_video(*media(example));
   Item item;
-  if (processor_) read_picture(*media(example), item);
+  if (processor_ && (!source_ || media(example) != nullptr)) read_picture(*media(example), item);
   if (tokenizer_) read_text(example, item);
   return item;
 } catch (const Error& error) {
@@ -279,7 +289,9 @@ void InputReader::read_picture(const data::MediaRef& ref, Item& item) const {
 void InputReader::read_text(const data::Example& example, Item& item) const {
   const text::EncodeOptions options{.max_length = max_length_, .with_offsets = false};
   text::Encoding encoding;
-  if (options_.field == InputField::text_pair) {
+  if (source_) {
+    encoding = tokenizer_->encode(source_(example), options);
+  } else if (options_.field == InputField::text_pair) {
     encoding = tokenizer_->encode(*example.text_pair, options);
   } else if (options_.field == InputField::automatic && example.text_pair) {
     encoding = tokenizer_->encode_pair(*example.text, *example.text_pair, options);
@@ -389,11 +401,14 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
     std::vector<std::int64_t> stored, row;
   };
   std::vector<Rows> rows(sources_.size());
+  std::vector<Taught> lessons;
   for (const std::int64_t index : indices) {
     const data::Example& example = dataset.examples[static_cast<std::size_t>(index)];
     std::vector<std::int64_t> row(sources_.size(), -1);
     try {
       bool any = false;
+      std::optional<Taught> lesson;
+      if (teacher_) lesson = teacher_->teach(example);
       for (std::size_t t = 0; t < sources_.size(); ++t) {
         const Source& source = sources_[t];
         if (!source.reader->has(example)) {
@@ -422,6 +437,7 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
         throw Error({.what = "has nothing that a tower could read",
                      .where = "example " + printable(example.id),
                      .hint = "map the file's fields with data.columns"});
+      if (lesson) lessons.push_back(*std::move(lesson));
     } catch (const Error& error) {
       if (on_error_ == OnError::stop) throw;
       batch.skipped.emplace_back(error.what());
@@ -446,6 +462,18 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
     tower.stored = std::move(rows[t].stored);
     if (sources_[t].store != nullptr) tower.rows = static_cast<std::int64_t>(tower.stored.size());
     batch.towers.push_back(std::move(tower));
+  }
+  if (lessons.empty()) return batch;
+  std::size_t longest = 0;
+  for (const Taught& lesson : lessons) longest = std::max(longest, lesson.said.size());
+  const auto count = static_cast<std::int64_t>(lessons.size()), width = static_cast<std::int64_t>(longest);
+  batch.said = at::full({count, width}, teacher_->padding, at::kLong);
+  batch.learned = at::zeros({count, width}, at::kBool);
+  for (std::size_t i = 0; i < lessons.size(); ++i) {
+    MMTUNE_ASSERT(lessons[i].said.size() == lessons[i].wanted.size());
+    std::copy(lessons[i].said.begin(), lessons[i].said.end(), batch.said.data_ptr<std::int64_t>() + static_cast<std::int64_t>(i) * width);
+    for (std::size_t t = 0; t < lessons[i].wanted.size(); ++t)
+      batch.learned.data_ptr<bool>()[static_cast<std::int64_t>(i) * width + static_cast<std::int64_t>(t)] = lessons[i].wanted[t] >= 0;
   }
   return batch;
 }

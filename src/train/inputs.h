@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -43,6 +44,15 @@ struct Batch {
   std::vector<std::int64_t> examples;  ///< indices into the data set
   std::vector<TowerBatch> towers;
   std::vector<std::string> skipped;  ///< one message for every example that could not be read (data.on_error = "skip")
+  /// Of tasks whose answers are sequences, while they learn: what the decoder reads [B, T], right-padded, and behind which places of it
+  /// something is learned.
+  at::Tensor said, learned;
+};
+
+/// What a decoder is taught about an example: what it reads, and what it should say behind each place; -1: whatever it wants.
+struct Taught {
+  std::vector<std::int64_t> said, wanted;
+  double confidence = 1.0;
 };
 
 /// What a field holds; nothing where the backbone decides.
@@ -83,6 +93,9 @@ class InputReader {
   /// Puts items together as rows in their order; fills rows, inputs and tokens.
   TowerBatch collate(std::span<const Item* const> items) const;
   TowerBatch collate(std::span<const Item> items) const;
+  /// From now on it reads the text that `source` makes of an example, and a picture where there is one.
+  using Source = std::function<std::string(const data::Example&)>;
+  void read_sources(Source source) { source_ = std::move(source); }
   /// From now on batches of pictures lie in pinned memory, from which copies to a GPU need no waiting.
   void pin_batches(bool pinned) { pinned_ = pinned; }
   backbones::Modality modality() const { return info_.modality; }
@@ -107,6 +120,7 @@ class InputReader {
   backbones::BackboneInfo info_;
   ReaderOptions options_;
   std::int64_t max_length_ = 0;
+  Source source_;
   bool pinned_ = false;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<vision::ImageProcessor> processor_;
@@ -126,6 +140,12 @@ class BatchReader {
     bool required = false;                ///< an example that lacks this input is one that cannot be read
     bool by_example = false;              ///< one row an example, equal inputs or not: what the tower makes of them differs
   };
+  /// Fills Batch::said and learned with what it makes of an example.
+  struct Teacher {
+    std::function<Taught(const data::Example&)> teach;
+    std::int64_t padding = 0;
+  };
+  void teach(Teacher teacher) { teacher_ = std::move(teacher); }
   BatchReader(std::vector<Source> sources, OnError on_error) : sources_(std::move(sources)), on_error_(on_error) {}
 
   /// The examples of `dataset` at `indices`; those that cannot be read are left out or thrown, as data.on_error says.
@@ -134,6 +154,7 @@ class BatchReader {
  private:
   std::vector<Source> sources_;
   OnError on_error_;
+  std::optional<Teacher> teacher_;
 };
 
 }  // namespace mmtune::train

@@ -10,6 +10,7 @@
 #include "experts/joint.h"
 #include "train/device.h"
 #include "train/matching_head.h"
+#include "train/task.h"
 #include "train/zero_shot.h"
 
 namespace mmtune::train {
@@ -32,7 +33,7 @@ Modality modality_of(const std::vector<std::unique_ptr<Tower>>& towers, std::siz
 
 }  // namespace
 
-Model::Model(const Recipe& recipe) : device_(open_device(recipe.train.device)) {
+Model::Model(const Recipe& recipe) : sequences_(answers_in_sequences(recipe.task)), device_(open_device(recipe.train.device)) {
   BackboneSection section = recipe.backbone;
   if (recipe.head.kind == HeadKind::zero_shot) {
     using backbones::Pooling;
@@ -154,7 +155,16 @@ std::vector<std::int64_t> Model::complementary_widths() const {
   return widths;
 }
 
+void Model::set_wording(std::shared_ptr<const Wording> wording) {
+  wording_ = std::move(wording);
+  towers_.front()->read_sources([own = wording_](const data::Example& example) { return own->source(example); });
+}
+
 void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent) {
+  if (sequences_) {
+    learn_absent_ = learn_absent;
+    return;
+  }
   HeadSection section = recipe.head;
   if (section.fusion == Fusion::automatic) section.fusion = conditional() ? Fusion::main : Fusion::concat;
   if (pair_reader_ && (conditional() || section.fusion == Fusion::main || section.fusion == Fusion::mean_logits))
@@ -179,7 +189,7 @@ void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::ve
 void Model::place() {
   for (const auto& tower : towers_)
     for (const auto& expert : tower->experts()) move_leaves(expert->tensors(), device_);
-  move_leaves(head_->tensors(), device_);
+  if (head_) move_leaves(head_->tensors(), device_);
 }
 
 void Model::begin_zero_shot(const Recipe& recipe, const std::vector<std::string>& classes) {
@@ -199,7 +209,8 @@ std::vector<OptimiserGroup> Model::gather(const TrainSection& section) {
   place();
   for (const auto& tower : towers_)
     for (const nn::NamedTensor& item : tower->tensors()) parameters_.add(item.name, item.tensor);
-  for (const nn::NamedTensor& item : head_->tensors()) parameters_.add("head." + item.name, item.tensor);
+  if (head_)
+    for (const nn::NamedTensor& item : head_->tensors()) parameters_.add("head." + item.name, item.tensor);
   TrainSection own = section;
   for (const experts::Interpolated* one : interpolated())
     if (one->options().coefficient_lr && one->learns_coefficients() && own.groups.size() == section.groups.size())
@@ -219,17 +230,21 @@ void Model::set_store(std::size_t tower, FeatureStore store) {
   stores_[tower] = std::make_unique<FeatureStore>(std::move(store));
 }
 
-BatchReader Model::reader(OnError on_error, bool by_example) const {
+BatchReader Model::reader(OnError on_error, bool by_example, bool teach) const {
   std::vector<BatchReader::Source> sources;
   for (std::size_t t = 0; t < towers_.size(); ++t)
     sources.push_back({&towers_[t]->reader(), stores_[t].get(), towers_[t]->name(), needs(t),
                        by_example || joint() != nullptr || (t == 0 && conditional())});
   if (pair_reader_) sources.push_back({pair_reader_.get(), nullptr, "main (image_pair)", true, by_example});
-  return {std::move(sources), on_error};
+  BatchReader reader(std::move(sources), on_error);
+  if (wording_ && teach)
+    reader.teach({[own = wording_](const data::Example& example) { return own->taught(example); }, wording_->tokens().padding});
+  return reader;
 }
 
 bool Model::needs(std::size_t tower) const {
   if (joint() != nullptr) return true;
+  if (sequences_) return tower == 0;
   if (tower < head_->towers() && head_->needs(tower)) return true;
   return tower > 0 && conditional() && !learn_absent_[tower];
 }
@@ -298,6 +313,12 @@ at::Tensor Model::forward(const Batch& batch, const nn::Context& context) const 
     if (context.examples > 0) own.examples = batch.towers[t].rows;
     for (const auto& expert : towers_[t]->experts()) expert->before_pass(own);
   }
+  if (sequences_) {
+    const TowerBatch& part = batch.towers.front();
+    nn::Context own = context;
+    if (context.examples > 0) own.examples = part.rows;
+    return towers_.front()->taught(part.inputs, part.row, batch.said, batch.learned, own);
+  }
   const auto compute = [&](std::size_t t, const nn::Context& own) {
     features[t] = {this->features(t, batch.towers[t], own), batch.towers[t].row};
   };
@@ -356,6 +377,7 @@ PassMacs Model::macs(const Batch& batch) const {
       total.backward += row.backward;
     }
   }
+  if (!head_) return total;
   const double head = static_cast<double>(head_->macs()) * static_cast<double>(batch.examples.size());
   return {total.forward + head, total.backward + 2 * head};
 }

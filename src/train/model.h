@@ -18,6 +18,7 @@
 #include "train/optimiser.h"
 #include "train/recipe.h"
 #include "train/tower.h"
+#include "train/wording.h"
 
 namespace mmtune::train {
 
@@ -43,7 +44,12 @@ class Model {
   at::Device device() const { return device_; }
   /// Moves what learns to the model's device; gather() does so too.
   void place();
+  /// Tasks whose answers are sequences have none.
+  bool has_head() const { return head_ != nullptr; }
   const Head& head() const { return *head_; }
+  /// From now on the main tower is asked and taught as `wording` says: tasks whose answers are sequences.
+  void set_wording(std::shared_ptr<const Wording> wording);
+  const Wording* wording() const { return wording_.get(); }
   nn::Parameters& parameters() { return parameters_; }
 
   /// Widths of the features of all towers but the main one.
@@ -55,7 +61,7 @@ class Model {
   /// The expert that runs the main tower and the second one together; null where there is none.
   const experts::JointExpert* joint() const { return towers_.front()->joint(); }
   /// Whether tower `tower` gives an input the same feature in every step, whatever else the example has.
-  bool constant(std::size_t tower) const { return !towers_[tower]->trainable() && joint() == nullptr; }
+  bool constant(std::size_t tower) const { return !towers_[tower]->trainable() && joint() == nullptr && !sequences_; }
   /// Whether every example must have tower `tower`'s modality, because nothing stands in for it.
   bool needs(std::size_t tower) const;
   /// Which towers lack something to read in some example of `dataset`.
@@ -64,7 +70,8 @@ class Model {
   void set_store(std::size_t tower, FeatureStore store);
   const FeatureStore* store(std::size_t tower) const { return stores_[tower].get(); }
   /// `by_example`: a row an example, even where two have the same input.
-  BatchReader reader(OnError on_error, bool by_example = false) const;
+  /// `teach`: with what the examples' answers should be, where answers are sequences.
+  BatchReader reader(OnError on_error, bool by_example = false, bool teach = true) const;
 
   /// The experts that are averages of others.
   std::vector<experts::Interpolated*> interpolated() const;
@@ -74,7 +81,8 @@ class Model {
   void after_backward();
   /// One tower's features [U, D] of its part of a batch.
   at::Tensor features(std::size_t tower, const TowerBatch& part, const nn::Context& context) const;
-  /// Logits [B, outputs] of a batch. Where context.examples is set, it stands for the rows that each tower has in the batch.
+  /// Logits [B, outputs] of a batch; where answers are sequences, [N, V] of all places of the batch that something is learned at. Where
+  /// context.examples is set, it stands for the rows that each tower has in the batch.
   at::Tensor forward(const Batch& batch, const nn::Context& context) const;
   /// What the experts add to the task's loss for the batch that forward() was called with last: a scalar; undefined where there is nothing.
   at::Tensor auxiliary_loss(const Batch& batch) const;
@@ -94,6 +102,8 @@ class Model {
 
   std::unique_ptr<InputReader> pair_reader_;
   std::unique_ptr<Head> head_;
+  bool sequences_ = false;  ///< the answers of the task are: no head
+  std::shared_ptr<const Wording> wording_;
   std::vector<bool> learn_absent_;
   nn::Parameters parameters_;
   at::Device device_;

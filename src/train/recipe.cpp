@@ -162,6 +162,44 @@ void declare(OptionVisitor& v, RetrieveSection& s) {
            .max = 4096});
 }
 
+void declare(OptionVisitor& v, SequenceSection& s) {
+  v.field("instruction", s.instruction,
+          {.help = "what the model is asked; {text} and {text_pair} are an example's own",
+           .unset = "caption: what does the image describe?; ground: which region does the text \" {text} \" describe?; generate: {text}"});
+  v.field("clean", s.clean,
+          {.help = "texts and answers in lower case, without marks in front, with spaces for hyphens and slashes, as OFA was trained"});
+  v.field("max_words", s.max_words, {.help = "most words of a text", .min = 1});
+  v.choice("readout", s.readout,
+           {{"automatic", Readout::automatic, "rank where there are labels, write elsewhere"},
+            {"write", Readout::write, "beam search"},
+            {"rank", Readout::rank, "all answers of the list are scored in one pass"}},
+           {.help = "how the answer is found"});
+  v.choice(
+      "answer_prompt", s.answer_prompt,
+      {{"nothing", AnswerPrompt::nothing}, {"source", AnswerPrompt::source, "the question again (upstream's prompt type prev_output)"}},
+      {.help = "what the decoder reads before it answers"});
+  v.field("names", s.names, {.help = "class = the words that stand for it, where they are others"});
+  v.field("within_list", s.within_list, {.help = "readout write: only answers of the list can be written"});
+  v.field("mean_score", s.mean_score, {.help = "readout rank: divide an answer's score by the number of its tokens"});
+  v.field("mask_loss", s.mask_loss, {.help = "learn among the tokens that may follow in an answer of the list, not among all"});
+  v.field("confidence", s.confidence,
+          {.help = "answers of several annotators: log-probabilities times the score of the answer that is learned"});
+  v.field("drop_worst", s.drop_worst,
+          {.help = "share of a batch's tokens with the largest losses that are left out", .min = 0, .below = 1});
+  v.field("beams", s.beams, {.help = "of the beam search; 1: greedy", .min = 1, .max = 1024});
+  v.field("max_tokens", s.max_tokens, {.help = "most tokens of an answer, its end not counted", .min = 1});
+  v.field("min_tokens", s.min_tokens, {.help = "fewest tokens of an answer", .min = 0});
+  v.field("no_repeat_ngram", s.no_repeat_ngram, {.help = "no sequence of as many tokens is written twice; 0: anything may be", .min = 0});
+  v.field("length_penalty", s.length_penalty, {.help = "a beam's score is its log-probability over its length to this power"});
+  v.field("repetition_penalty", s.repetition_penalty, {.help = "against tokens that were written before; 1: none", .above = 0});
+  v.field("dropout", s.dropout, {.help = "of the backbone's own states while the expert learns", .min = 0, .below = 1});
+  v.field("drop_path", s.drop_path,
+          {.help = "share of examples that a sublayer is left out for while the expert learns, growing from 0 to this over each stack",
+           .min = 0,
+           .below = 1});
+  v.require("min_tokens", s.min_tokens <= s.max_tokens, "at most max_tokens");
+}
+
 void declare(OptionVisitor& v, DataSection& s) {
   v.field("train", s.train,
           {.help = "training data: manifest (.jsonl), list (.json), .csv, .tsv, or a folder with a subfolder a class", .required = true});
@@ -248,8 +286,9 @@ void declare(OptionVisitor& v, TrainSection& s) {
   v.field("eval_every", s.eval_every, {.help = "validate every n eval_units; 0: only at the end", .min = 0});
   v.choice("eval_unit", s.eval_unit, {{"epochs", Unit::epochs}, {"steps", Unit::steps}}, {.help = "unit of eval_every"});
   v.field("eval_batch", s.eval_batch, {.help = "examples of a forward pass in validation; 0: as in training", .min = 0});
-  v.field("metric", s.metric,
-          {.help = "what best and early stopping go by", .unset = "accuracy; macro_f1 for multi-label data; vqa_accuracy; r1"});
+  v.field(
+      "metric", s.metric,
+      {.help = "what best and early stopping go by", .unset = "accuracy; macro_f1 for multi-label data; vqa_accuracy; r1; caption: cider"});
   v.field("patience", s.patience, {.help = "stop after this many validations without a better metric; 0: never", .min = 0});
   v.field("checkpoint_every", s.checkpoint_every,
           {.help = "save the state every n steps; 0: at every validation, and when five minutes have passed", .min = 0});
@@ -275,13 +314,14 @@ void declare(OptionVisitor& v, EvalSection& s) {
 }
 
 void declare(OptionVisitor& v, Recipe& r) {
-  v.field("task", r.task, {.help = "what is learned", .choices = {"classify", "vqa", "pair", "retrieve"}});
+  v.field("task", r.task, {.help = "what is learned", .choices = {"classify", "vqa", "pair", "retrieve", "caption", "ground", "generate"}});
   v.table("backbone", r.backbone, {.help = "the frozen model: one tower, or a main and a conditioning one", .required = true});
   v.tables("expert", r.experts, {.help = "what is trained; several [[expert]] tables for several", .required = true});
   v.table("head", r.head, {.help = "from features to logits"});
   v.table("loss", r.loss, {.help = "what is minimised"});
   v.table("vqa", r.vqa, {.help = "task vqa: which answers there are"});
   v.table("retrieve", r.retrieve, {.help = "task retrieve: how pictures and texts are ranked"});
+  v.table("generate", r.generate, {.help = "tasks caption, ground and generate: what the model is asked and how it answers"});
   v.table("data", r.data, {.help = "what is read", .required = true});
   v.table("train", r.train, {.help = "how it is learned"});
   v.table("eval", r.eval, {.help = "how it is measured"});

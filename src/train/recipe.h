@@ -105,6 +105,35 @@ struct RetrieveSection {
 };
 void declare(OptionVisitor& visitor, RetrieveSection& section);
 
+/// How the answer of a task whose answers are sequences is found: written token by token, or the best of a list.
+enum class Readout { automatic, write, rank };
+/// What the decoder reads before it answers.
+enum class AnswerPrompt { nothing, source };
+
+/// Tasks caption, ground and generate.
+struct SequenceSection {
+  std::string instruction;  ///< empty: the task's own
+  bool clean = true;
+  std::int64_t max_words = 80;
+  Readout readout = Readout::automatic;
+  AnswerPrompt answer_prompt = AnswerPrompt::nothing;
+  std::map<std::string, std::string> names;
+  bool within_list = false;
+  bool mean_score = false;
+  bool mask_loss = false;
+  bool confidence = false;
+  double drop_worst = 0.0;
+  std::int64_t beams = 5;
+  std::int64_t max_tokens = 16;
+  std::int64_t min_tokens = 0;
+  std::int64_t no_repeat_ngram = 0;
+  double length_penalty = 1.0;
+  double repetition_penalty = 1.0;
+  double dropout = 0.0;
+  double drop_path = 0.0;
+};
+void declare(OptionVisitor& visitor, SequenceSection& section);
+
 enum class OnError { stop, skip };
 
 struct DataSection {
@@ -195,6 +224,7 @@ struct Recipe {
   LossSection loss;
   VqaSection vqa;
   RetrieveSection retrieve;
+  SequenceSection generate;
   DataSection data;
   TrainSection train;
   EvalSection eval;

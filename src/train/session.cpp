@@ -12,6 +12,7 @@
 #include "data/split.h"
 #include "io/safetensors.h"
 #include "nn/weights.h"
+#include "train/sequences.h"
 
 namespace mmtune::train {
 
@@ -196,6 +197,11 @@ Training prepare_training(const Recipe& recipe) {
   training.metric = metric_of(recipe, *training.task);
   training.model = std::make_unique<Model>(recipe);
   Model& model = *training.model;
+  if (auto* const sequences = dynamic_cast<Sequences*>(training.task.get())) {
+    sequences->attach(recipe, model);
+    leave_out_useless(*training.task, training.data.train);
+    training.data.train = sequences->spread(std::move(training.data.train));
+  }
   for (const auto& tower : model.towers()) training.backbones.push_back(io::backbone_fingerprint(tower->checkpoint()));
   model.build_experts(recipe);
   training.learn_absent = recipe.head.absent == Absent::learned     ? std::vector<bool>(model.towers().size(), true)
@@ -206,7 +212,8 @@ Training prepare_training(const Recipe& recipe) {
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
   if (recipe.task == "retrieve" && model.begin_matching()) log_info("the head begins with the checkpoint's own image-text matching");
-  for (const experts::Interpolated* one : model.interpolated()) begin_from_target(*one, *training.task, model.head());
+  for (const experts::Interpolated* one : model.interpolated())
+    if (model.has_head()) begin_from_target(*one, *training.task, model.head());
   if (recipe.data.on_error == OnError::stop) {
     for (const data::Dataset* dataset : {&training.data.train, training.data.valid ? &*training.data.valid : nullptr}) {
       if (dataset == nullptr) continue;
@@ -234,7 +241,8 @@ void save_trained(const RunFolder& run, const Model& model, const std::vector<st
   }
   std::vector<at::Tensor> kept;
   std::vector<io::TensorEntry> entries;
-  for (const nn::NamedTensor& item : model.head().tensors()) {
+  const std::vector<nn::NamedTensor> none;
+  for (const nn::NamedTensor& item : model.has_head() ? model.head().tensors() : none) {
     kept.push_back(item.tensor.detach().to(at::kCPU).contiguous());
     entries.push_back(nn::to_entry(item.name, kept.back()));
   }
@@ -266,6 +274,7 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
     opened.task = read_task(opened.recipe, opened.record.at("task"), where);
     opened.model = std::make_unique<Model>(opened.recipe);
     Model& model = *opened.model;
+    if (auto* const sequences = dynamic_cast<Sequences*>(opened.task.get())) sequences->attach(opened.recipe, model);
     for (const Json& entry : opened.record.at("experts")) {
       Tower& tower = tower_named(model, entry.at("tower").get<std::string>(), where);
       const fs::path folder = run.path() / entry.at("folder").get<std::string>();
@@ -285,7 +294,7 @@ TrainedRun open_run(const fs::path& path, std::span<const std::string> assignmen
   } catch (const Json::exception&) {
     throw Error({.what = "the run's record is damaged", .where = where});
   }
-  fill_head(opened.model->head(), run.head());
+  if (opened.model->has_head()) fill_head(opened.model->head(), run.head());
   opened.model->place();
   return opened;
 }
@@ -302,6 +311,7 @@ TrainedRun open_interpolated(const fs::path& path, std::span<const std::string> 
     opened.task = read_task(opened.recipe, opened.record.at("task"), where);
     opened.model = std::make_unique<Model>(opened.recipe);
     Model& model = *opened.model;
+    if (auto* const sequences = dynamic_cast<Sequences*>(opened.task.get())) sequences->attach(opened.recipe, model);
     model.build_experts(opened.recipe);
     const Json& kept = opened.record.at("interpolation");
     const std::vector<experts::Interpolated*> averaged = model.interpolated();
@@ -312,7 +322,7 @@ TrainedRun open_interpolated(const fs::path& path, std::span<const std::string> 
   } catch (const Json::exception&) {
     throw Error({.what = "the run's record is damaged", .where = where});
   }
-  fill_head(opened.model->head(), run.head());
+  if (opened.model->has_head()) fill_head(opened.model->head(), run.head());
   opened.model->place();
   return opened;
 }

@@ -5,12 +5,17 @@
 #include "core/error.h"
 #include "train/classify.h"
 #include "train/retrieve.h"
+#include "train/sequences.h"
 #include "train/vqa.h"
 
 namespace mmtune::train {
 
 bool has_labels(std::string_view task) {
   return task == "classify" || task == "pair";
+}
+
+bool answers_in_sequences(std::string_view task) {
+  return task == "caption" || task == "ground" || task == "generate";
 }
 
 at::Tensor Task::sampled_loss(const at::Tensor&, at::Generator) const {
@@ -20,6 +25,7 @@ at::Tensor Task::sampled_loss(const at::Tensor&, at::Generator) const {
 std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train) {
   if (recipe.task == "vqa") return Vqa::for_training(recipe, train);
   if (recipe.task == "retrieve") return Retrieve::for_training(recipe, train);
+  if (answers_in_sequences(recipe.task)) return Sequences::for_training(recipe, train);
   return Classify::for_training(recipe, train);
 }
 
@@ -31,6 +37,7 @@ std::unique_ptr<Task> read_task(const Recipe& recipe, const Json& description, c
         description.at("loss") == "binary" ? VqaLoss::binary : VqaLoss::softmax);
   if (task == "retrieve")
     return std::make_unique<Retrieve>(description.at("negatives").get<std::int64_t>(), description.at("together").get<bool>());
+  if (answers_in_sequences(task)) return Sequences::described(recipe, description);
   if (has_labels(task)) return Classify::described(recipe, description, where);
   throw Error({.what = "the task of the record is unknown", .where = where, .got = printable(task)});
 } catch (const Json::exception&) {

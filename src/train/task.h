@@ -76,6 +76,8 @@ class Task {
 
 /// Whether the examples of a task of this name must have labels.
 bool has_labels(std::string_view task);
+/// Whether a model writes the answers of a task of this name, token by token (train/sequences.h).
+bool answers_in_sequences(std::string_view task);
 /// The recipe's task, made ready for the training data. Throws Error on data that cannot be learned from.
 std::unique_ptr<Task> make_task(const Recipe& recipe, const data::Dataset& train);
 /// The task of a finished run, from its record. Throws Error naming `where`.

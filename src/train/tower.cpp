@@ -139,6 +139,14 @@ at::Tensor Tower::features(const backbones::ModelInputs& inputs, const nn::Conte
   return frames > 1 ? rows.view({-1, frames, rows.size(1)}).amax(1) : rows;
 }
 
+at::Tensor Tower::taught(const backbones::ModelInputs& inputs, const std::vector<std::int64_t>& rows, const at::Tensor& said,
+                         const at::Tensor& learned, const nn::Context& context) const {
+  nn::Context own = context;
+  own.matmul_precision = precision_;
+  const at::AutoGradMode gradients(at::GradMode::is_enabled() && trainable());
+  return writer()->taught(moved_to(inputs, device_), rows, said, learned, own);
+}
+
 std::string Tower::describe() const {
   return "pooled by " + std::to_string(static_cast<int>(pooling_)) + ", weights " + std::to_string(static_cast<int>(storage_)) + ", " +
          (device_.is_cpu() ? "" : "on a GPU, ") +

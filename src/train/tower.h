@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backbones/backbone.h"
+#include "backbones/sequence_model.h"
 #include "experts/expert.h"
 #include "io/checkpoint.h"
 #include "nn/context.h"
@@ -43,6 +44,9 @@ class Tower {
   /// Opens what reads its inputs: the folder's tokenizer, image processor or feature extractor. Needed before reader().
   void open_reader(const ReaderOptions& options);
 
+  /// See InputReader::read_sources.
+  void read_sources(InputReader::Source source) { reader_->read_sources(std::move(source)); }
+
   const std::string& name() const { return name_; }
   const io::Checkpoint& checkpoint() const { return checkpoint_; }
   backbones::Backbone& backbone() const { return *backbone_; }
@@ -65,6 +69,11 @@ class Tower {
   /// Inputs → [U, D], one feature a row; a video's is the largest of its frames', value by value. Nothing is kept for a backward pass where
   /// nothing is trainable or gradients are off.
   at::Tensor features(const backbones::ModelInputs& inputs, const nn::Context& context) const;
+  /// The backbone where it writes answers; null for all others.
+  backbones::SequenceModel* writer() const { return dynamic_cast<backbones::SequenceModel*>(backbone_.get()); }
+  /// Logits of SequenceModel::taught().
+  at::Tensor taught(const backbones::ModelInputs& inputs, const std::vector<std::int64_t>& rows, const at::Tensor& said,
+                    const at::Tensor& learned, const nn::Context& context) const;
   /// The pooled rows of a pass that somebody else made.
   at::Tensor pooled(const backbones::ModelOutputs& outputs) const { return backbones::pool(outputs, pooling_); }
   /// What besides the backbone's weights decides the features of a tower without experts.

@@ -17,17 +17,29 @@ struct Registration {
   std::unique_ptr<ImageProcessor> (*make)(const Json&, const std::string&);
 };
 
+/// OFA's pictures, which its folders say nothing about: 480 pixels a side whatever their proportions, by bicubic filtering, from -1 to 1.
+std::unique_ptr<ImageProcessor> make_ofa_processor(const Json& config, const std::string& where) {
+  const std::array<double, 3> half = {0.5, 0.5, 0.5};
+  Json own = {{"size", {{"height", 480}, {"width", 480}}}, {"resample", 3}, {"image_mean", half}, {"image_std", half}};
+  if (config.contains("patch_image_size")) own["size"] = {{"height", config["patch_image_size"]}, {"width", config["patch_image_size"]}};
+  own.update(config);
+  own.erase("patch_image_size");
+  return make_vit_processor(own, where);
+}
+
 constexpr std::array registrations = {
-    Registration{"ViTImageProcessor", make_vit_processor},   Registration{"ViTFeatureExtractor", make_vit_processor},
-    Registration{"CLIPImageProcessor", make_clip_processor}, Registration{"CLIPFeatureExtractor", make_clip_processor},
-    Registration{"ViltImageProcessor", make_vilt_processor}, Registration{"ViltFeatureExtractor", make_vilt_processor},
+    Registration{"ViTImageProcessor", make_vit_processor},     Registration{"ViTFeatureExtractor", make_vit_processor},
+    Registration{"CLIPImageProcessor", make_clip_processor},   Registration{"CLIPFeatureExtractor", make_clip_processor},
+    Registration{"OFAImageProcessor", make_ofa_processor},     Registration{"ViltImageProcessor", make_vilt_processor},
+    Registration{"ViltFeatureExtractor", make_vilt_processor},
 };
 
 // Processors that folders without a type are given, by config.json's model_type.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 5> defaults = {{{"vit", "ViTImageProcessor"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 6> defaults = {{{"vit", "ViTImageProcessor"},
                                                                                     {"swin", "ViTImageProcessor"},
                                                                                     {"clip", "CLIPImageProcessor"},
                                                                                     {"clip_vision_model", "CLIPImageProcessor"},
+                                                                                    {"ofa", "OFAImageProcessor"},
                                                                                     {"vilt", "ViltImageProcessor"}}};
 
 std::string known_types() {
@@ -77,6 +89,11 @@ std::unique_ptr<ImageProcessor> ImageProcessor::from_json(std::string_view json,
 std::unique_ptr<ImageProcessor> ImageProcessor::open(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "preprocessor_config.json";
   const std::string where = file.string();
+  std::error_code absent;
+  if (!std::filesystem::exists(file, absent) && std::filesystem::exists(folder / "config.json", absent)) {
+    const Json model = read_json_file(folder / "config.json", std::size_t{16} << 20);
+    if (model.is_object() && model.value("model_type", Json()) == "ofa") return make_ofa_processor(Json::object(), where);
+  }
   const Json config = read_json_file(file, std::size_t{16} << 20);
   require_object(config, where);
   std::string type = type_of(config, where);

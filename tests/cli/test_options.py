@@ -8,7 +8,7 @@ import pytest
 from training_support import ROOT, mmtune, write_recipe
 
 KINDS = ["adapter", "apt", "bitfit", "full", "ia3", "ladder", "linear", "lora", "prefix", "prompt"]
-SECTIONS = ["backbone", "expert", "head", "loss", "vqa", "retrieve", "data", "train", "train.groups", "eval"]
+SECTIONS = ["backbone", "expert", "head", "loss", "vqa", "retrieve", "generate", "data", "train", "train.groups", "eval"]
 
 
 def inspect(*arguments, check=0):

@@ -87,6 +87,7 @@ std::vector<Kind> apt_operator_kinds();
 std::vector<Kind> apt_task_kinds();
 std::vector<Kind> pi_module_kinds();
 std::vector<Kind> pi_model_kinds();
+std::vector<Kind> pi_ofa_kinds();
 std::vector<Kind> apt_vilt_kinds();
 std::vector<Kind> apt_meter_kinds();
 std::vector<Kind> apt_crosslayer_kinds();
