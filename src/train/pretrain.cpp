@@ -65,12 +65,14 @@ std::string TowerJob::identity() const {
       .add_field(list_.fingerprint)
       .add_field(texts_.encoder)
       .add_field(teacher_ ? teacher_->fingerprint() : "")
+      .add_field(half_ ? "bfloat16" : "float32")
       .add_field(start_)
       .hex();
 }
 
 Json TowerJob::record() const {
-  return {{"pictures", list_.pictures.size()},
+  return {{"precision", half_ ? "bfloat16" : "float32"},
+          {"pictures", list_.pictures.size()},
           {"pictures_fingerprint", list_.fingerprint},
           {"texts", texts_.texts.size()},
           {"text_encoder", texts_.encoder},

@@ -30,7 +30,7 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-TrainSection optimisation(const PretrainTrainSection& section) {
+TrainSection optimisation(const PretrainLoopSection& section) {
   TrainSection train;
   train.lr = section.lr;
   train.weight_decay = section.weight_decay;
@@ -58,7 +58,7 @@ bool fast_bfloat16() {
 /// A pretraining under way. run() is the order of things.
 class Pretrainer {
  public:
-  Pretrainer(const PretrainTrainSection& section, const std::string& recipe, RunFolder run, PretrainJob& job)
+  Pretrainer(const PretrainLoopSection& section, const std::string& recipe, RunFolder run, PretrainJob& job)
       : section_(section), recipe_(recipe), run_(std::move(run)), job_(job) {}
   PretrainOutcome run();
 
@@ -72,7 +72,7 @@ class Pretrainer {
   PretrainOutcome interrupted();
   PretrainOutcome finish();
 
-  const PretrainTrainSection& section_;
+  const PretrainLoopSection& section_;
   const std::string& recipe_;
   RunFolder run_;
   PretrainJob& job_;
@@ -85,7 +85,7 @@ class Pretrainer {
 };
 
 std::string Pretrainer::identity() const {
-  return Fingerprint().add_field(recipe_).add_field(job_.identity()).add_field(in_bfloat16(section_) ? "bfloat16" : "float32").hex();
+  return Fingerprint().add_field(recipe_).add_field(job_.identity()).hex();
 }
 
 PretrainOutcome Pretrainer::run() {
@@ -130,9 +130,11 @@ void Pretrainer::begin_or_resume() {
     run_.rewind_metrics(0, 0);
     write_file_atomically(run_.recipe(), recipe_);
   }
-  record_ = {{"command", "pretrain"},         {"state", "running"},
-             {"machine", describe_machine()}, {"precision", in_bfloat16(section_) ? "bfloat16" : "float32"},
-             {"steps", section_.steps},       {"trainable_parameters", parameters_.count()}};
+  record_ = {{"command", "pretrain"},
+             {"state", "running"},
+             {"machine", describe_machine()},
+             {"steps", section_.steps},
+             {"trainable_parameters", parameters_.count()}};
   record_.update(job_.record());
   run_.write_record(record_);
 }
@@ -198,7 +200,7 @@ PretrainOutcome Pretrainer::finish() {
 
 }  // namespace
 
-PretrainOutcome run_pretraining(const PretrainTrainSection& section, const std::string& recipe, const PretrainOptions& options,
+PretrainOutcome run_pretraining(const PretrainLoopSection& section, const std::string& recipe, const PretrainOptions& options,
                                 const std::function<std::unique_ptr<PretrainJob>()>& make_job) {
   set_threads(section.threads);
   RunFolder run = options.resume ? RunFolder::resume(options.out) : RunFolder::create(options.out);

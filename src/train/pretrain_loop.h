@@ -39,7 +39,7 @@ class PretrainJob {
   PretrainJob(const PretrainJob&) = delete;
   PretrainJob& operator=(const PretrainJob&) = delete;
 
-  /// Of the data and the models that it reads: a checkpoint must agree on it.
+  /// Of the data and the models that it reads, and how it computes: a checkpoint must agree on it.
   virtual std::string identity() const = 0;
   /// Adds every trainable tensor.
   virtual void list(nn::Parameters& parameters) const = 0;
@@ -62,7 +62,7 @@ class PretrainJob {
 
 /// Trains in `options.out`, whose model/ is the result. `recipe` is the resolved recipe's text. A resumed training ends with the same bytes
 /// as one that was never stopped. Throws Error: a loss that is not finite, a folder that is in use, exists or cannot be written.
-PretrainOutcome run_pretraining(const PretrainTrainSection& section, const std::string& recipe, const PretrainOptions& options,
+PretrainOutcome run_pretraining(const PretrainLoopSection& section, const std::string& recipe, const PretrainOptions& options,
                                 const std::function<std::unique_ptr<PretrainJob>()>& make_job);
 
 /// Whether matrix products are made in bfloat16.

@@ -41,12 +41,15 @@ struct PairsBatch {
 class PairsJob final : public PretrainJob {
  public:
   explicit PairsJob(PairsRecipe& recipe);
-  std::string identity() const override { return Fingerprint().add_field(list_.fingerprint).add_field(words_).add_field(start_).hex(); }
+  std::string identity() const override {
+    return Fingerprint().add_field(list_.fingerprint).add_field(words_).add_field(start_).add_field(half_ ? "bfloat16" : "float32").hex();
+  }
   void list(nn::Parameters& parameters) const override {
     for (const nn::NamedTensor& item : model_->tensors()) parameters.add(item.name, item.tensor);
   }
   Json record() const override {
-    return {{"pictures", list_.pictures.size()},
+    return {{"precision", half_ ? "bfloat16" : "float32"},
+            {"pictures", list_.pictures.size()},
             {"pictures_fingerprint", list_.fingerprint},
             {"words", words_},
             {"start", start_},

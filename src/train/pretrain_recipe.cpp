@@ -54,22 +54,26 @@ void declare(OptionVisitor& v, PretrainNoiseSection& s) {
   v.field("whole_from", s.whole_from, {.help = "from this share of the steps on it is shown all of them", .min = 0, .max = 1});
 }
 
-void declare(OptionVisitor& v, PretrainTrainSection& s) {
+void declare(OptionVisitor& v, PretrainLoopSection& s) {
   v.field("steps", s.steps, {.help = "optimiser steps", .min = 1});
-  v.field("batch", s.batch, {.help = "views a step", .min = 1});
+  v.field("batch", s.batch, {.help = "pictures or scenes a step", .min = 1});
   v.field("lr", s.lr, {.help = "peak learning rate of AdamW; it falls to 0 along a cosine", .above = 0});
   v.field("weight_decay", s.weight_decay, {.help = "of tensors with more than one dimension", .min = 0});
   v.field("warmup", s.warmup, {.help = "share of the steps in which the learning rate rises", .min = 0, .below = 1});
   v.field("clip", s.clip, {.help = "longest gradient; 0: any", .min = 0});
   v.field("seed", s.seed, {.help = "of the initialisation, the views and the order", .min = 0});
   v.field("threads", s.threads, {.help = "of the tensor operations; 0: one a core", .min = 0, .max = 1024});
+  v.field("log_every", s.log_every, {.help = "steps between two lines of metrics.jsonl", .min = 1});
+  v.field("checkpoint_minutes", s.checkpoint_minutes, {.help = "minutes between two checkpoints", .above = 0});
+}
+
+void declare(OptionVisitor& v, PretrainTrainSection& s) {
+  declare(v, static_cast<PretrainLoopSection&>(s));
   v.choice("precision", s.precision,
            {{"auto", Precision::automatic, "bfloat16 where the CPU multiplies it fast (AMX), else float32"},
             {"float32", Precision::float32, "everything in float32"},
             {"bfloat16", Precision::bfloat16, "matrix products in bfloat16, weights and sums in float32"}},
            {.help = "of the matrix products"});
-  v.field("log_every", s.log_every, {.help = "steps between two lines of metrics.jsonl", .min = 1});
-  v.field("checkpoint_minutes", s.checkpoint_minutes, {.help = "minutes between two checkpoints", .above = 0});
 }
 
 void declare(OptionVisitor& v, PretrainRecipe& r) {

@@ -69,7 +69,8 @@ void declare(OptionVisitor& visitor, PretrainNoiseSection& section);
 
 enum class Precision { automatic, float32, bfloat16 };
 
-struct PretrainTrainSection {
+/// What the loop of every pretraining needs.
+struct PretrainLoopSection {
   std::int64_t steps = 3000;
   std::int64_t batch = 128;
   double lr = 1e-3;
@@ -78,9 +79,13 @@ struct PretrainTrainSection {
   double clip = 1.0;
   std::int64_t seed = 0;
   std::int64_t threads = 0;
-  Precision precision = Precision::automatic;
   std::int64_t log_every = 10;
   double checkpoint_minutes = 2.0;
+};
+void declare(OptionVisitor& visitor, PretrainLoopSection& section);
+
+struct PretrainTrainSection : PretrainLoopSection {
+  Precision precision = Precision::automatic;
 };
 void declare(OptionVisitor& visitor, PretrainTrainSection& section);
 
