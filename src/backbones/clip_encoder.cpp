@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "nn/recompute.h"
 
 namespace mmtune::backbones {
 
@@ -46,6 +47,14 @@ ClipEncoder::ClipEncoder(const ClipShape& shape, const nn::Weights& w) : shape_(
 
 void ClipEncoder::operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const {
   run_blocks(blocks_, tokens, only, context);
+}
+
+void ClipEncoder::first(std::int64_t count, nn::Tokens& tokens, const nn::Context& context) const {
+  MMTUNE_ASSERT(count <= shape_.layers);
+  for (std::int64_t i = 0; i < count; ++i)
+    nn::run_block(tokens, context, [block = blocks_[static_cast<std::size_t>(i)].get()](nn::Tokens& inner, const nn::Context& with) {
+      (*block)(inner, at::Tensor(), with);
+    });
 }
 
 void ClipEncoder::list(nn::SiteTable& table) {

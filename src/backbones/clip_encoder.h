@@ -28,6 +28,8 @@ class ClipEncoder {
 
   /// `only` [B] as for the last block, in the text tower the last row that it needs; the others compute all rows.
   void operator()(nn::Tokens& tokens, const at::Tensor& only, const nn::Context& context) const;
+  /// The first `count` blocks, all rows.
+  void first(std::int64_t count, nn::Tokens& tokens, const nn::Context& context) const;
   void list(nn::SiteTable& table);
   /// Of one sequence; `one_row`: the last block computes one row.
   std::int64_t macs(std::int64_t tokens, bool one_row) const;

@@ -28,13 +28,16 @@ at::Tensor ClipTower::project(const at::Tensor& pooled, const nn::Context& conte
   return projection_ ? (*projection_)(pooled, context) : at::Tensor();
 }
 
-ClipImageTower::ClipImageTower(const Config& config, const nn::Weights& root, const nn::Weights& w, std::int64_t projected)
+ClipImageTower::ClipImageTower(const Config& config, const nn::Weights& root, const nn::Weights& w, std::int64_t projected,
+                               std::int64_t layers)
     : ClipTower(read_clip_shape(config, false), root, "visual_projection", projected),
       patch_height_(config.size("patch_size", 32).first),
       patch_width_(config.size("patch_size", 32).second),
       norm_before_(w / "pre_layrnorm", shape_.width, shape_.epsilon),
       encoder_(shape_, w / "encoder"),
-      norm_after_(w / "post_layernorm", shape_.width, shape_.epsilon) {
+      norm_after_(w / "post_layernorm", shape_.width, shape_.epsilon),
+      read_layers_(layers) {
+  MMTUNE_ASSERT(layers <= shape_.layers);
   const auto [height, width] = config.size("image_size", 224);
   info_ = {.architecture = "clip_vision_model",
            .modality = Modality::image,
@@ -71,6 +74,10 @@ ModelOutputs ClipImageTower::forward(const ModelInputs& inputs, const nn::Contex
                                                 projection_weight_.view({shape_.width, -1}), {}, context.matmul_precision);
   const at::Tensor x = at::cat({class_token_.expand({batch, 1, shape_.width}), embedded}, 1) + positions_;
   nn::Tokens tokens{norm_before_(x).view({-1, shape_.width}), nn::Layout::uniform(batch, patches() + 1)};
+  if (read_layers_ > 0) {
+    encoder_.first(read_layers_, tokens, context);
+    return {.last_hidden_state = tokens.rows, .layout = tokens.layout};
+  }
   const bool first_only = context.read == nn::ReadRows::first;
   encoder_(tokens, first_only ? at::zeros({batch}, at::kLong) : at::Tensor(), context);
   ModelOutputs outputs{.last_hidden_state = tokens.rows, .layout = tokens.layout};
@@ -91,8 +98,9 @@ TensorMap ClipImageTower::forward_named(const TensorMap& inputs, const nn::Conte
 }
 
 std::int64_t ClipImageTower::macs(std::int64_t tokens, bool read_first) const {
-  return patches() * info_.image_channels * patch_height_ * patch_width_ * shape_.width + encoder_.macs(tokens, read_first) +
-         projection_macs();
+  const std::int64_t embedding = patches() * info_.image_channels * patch_height_ * patch_width_ * shape_.width;
+  if (read_layers_ > 0) return embedding + encoder_macs(read_layers_, shape_.width, shape_.inner, tokens, false);
+  return embedding + encoder_.macs(tokens, read_first) + projection_macs();
 }
 
 /// Old configurations name this one, which is not the one; transformers then takes a text's largest id for its end.

@@ -32,8 +32,9 @@ class ClipTower : public Backbone {
 
 class ClipImageTower final : public ClipTower {
  public:
-  /// `tower`: the scope of the tower itself ("vision_model"); `root`: that of the projection beside it.
-  ClipImageTower(const Config& config, const nn::Weights& root, const nn::Weights& tower, std::int64_t projected);
+  /// `tower`: the scope of the tower itself ("vision_model"); `root`: that of the projection beside it. `layers`: how many blocks are
+  /// computed, where something reads the output of an earlier one than the last (forward() then has no pooled output); 0: all.
+  ClipImageTower(const Config& config, const nn::Weights& root, const nn::Weights& tower, std::int64_t projected, std::int64_t layers = 0);
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override;
   /// pixel_values → last_hidden_state, pooler_output, and image_embeds (not normalised) where there is a projection.
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override;
@@ -50,6 +51,7 @@ class ClipImageTower final : public ClipTower {
   nn::LayerNorm norm_before_;
   ClipEncoder encoder_;
   nn::LayerNorm norm_after_;
+  std::int64_t read_layers_;
 };
 
 class ClipTextTower final : public ClipTower {

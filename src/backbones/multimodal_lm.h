@@ -116,6 +116,9 @@ class MultimodalLm : public Backbone {
   virtual at::Tensor candidate_scores(const at::Tensor& visual, std::span<const Instruction> instructions,
                                       std::span<const TokenIds> candidates, const ScoreOptions& options, const nn::Context& context) = 0;
 
+  /// Means and deviations of pixels from the folder's preprocessor_config.json; CLIP's stay where there is none.
+  void read_norm(const std::filesystem::path& folder);
+
  protected:
   MultimodalInfo multimodal_;
   PromptFormat format_;

@@ -9,9 +9,12 @@ namespace mmtune::backbones {
 namespace {
 
 std::vector<Architecture> architectures() {
-  return {bert_architecture(),     roberta_architecture(), xlm_roberta_architecture(), vit_architecture(),         swin_architecture(),
-          clip_architecture(),     clip_image_tower(),     clip_text_tower(),          clip_vision_architecture(), clip_text_architecture(),
-          wav2vec2_architecture(), vilt_architecture(),    meter_architecture(),       ofa_architecture()};
+  return {bert_architecture(),        roberta_architecture(),   xlm_roberta_architecture(), vit_architecture(),
+          swin_architecture(),        clip_architecture(),      clip_image_tower(),         clip_text_tower(),
+          clip_vision_architecture(), clip_text_architecture(), wav2vec2_architecture(),    vilt_architecture(),
+          meter_architecture(),       ofa_architecture(),       llama_architecture(),       opt_architecture(),
+          t5_architecture(),          llava_architecture(),     blip2_architecture(),       instructblip_architecture(),
+          minigpt4_architecture(),    vpgtrans_architecture(),  bliva_architecture()};
 }
 
 std::vector<Modality> towers_of_type(std::string_view type) {
@@ -54,7 +57,8 @@ std::vector<Modality> towers_of(const io::Checkpoint& checkpoint) {
 std::unique_ptr<Backbone> open_backbone(const io::Checkpoint& checkpoint, std::optional<Modality> tower, nn::Storage storage) {
   const std::string where = (checkpoint.folder() / "config.json").string();
   const Architecture architecture = architecture_of(checkpoint.config(), where, tower);
-  const nn::Weights weights = nn::Weights::of(checkpoint, architecture.prefixes, architecture.probe, storage);
+  nn::Weights weights = nn::Weights::of(checkpoint, architecture.prefixes, architecture.probe, storage);
+  if (architecture.layout != nullptr) weights = weights.laid_out(architecture.layout(checkpoint));
   return architecture.make(Config(checkpoint.config(), where), weights);
 }
 

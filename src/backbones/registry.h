@@ -19,6 +19,8 @@ struct Architecture {
   std::unique_ptr<Backbone> (*make)(const Config& config, const nn::Weights& weights);
   /// The tower that this entry opens, where a model has several and each has an entry; otherwise the whole model.
   std::optional<Modality> tower = std::nullopt;
+  /// How files name what `make` asks for, where they have spellings of their own; null: as it is asked for.
+  nn::Weights::Layout (*layout)(const io::Checkpoint& checkpoint) = nullptr;
 };
 
 Architecture bert_architecture();
@@ -35,5 +37,14 @@ Architecture wav2vec2_architecture();
 Architecture vilt_architecture();
 Architecture meter_architecture();
 Architecture ofa_architecture();
+Architecture llama_architecture();
+Architecture opt_architecture();
+Architecture t5_architecture();
+Architecture llava_architecture();
+Architecture blip2_architecture();
+Architecture instructblip_architecture();
+Architecture minigpt4_architecture();
+Architecture vpgtrans_architecture();
+Architecture bliva_architecture();
 
 }  // namespace mmtune::backbones

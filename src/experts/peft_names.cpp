@@ -80,6 +80,8 @@ std::string_view task_prefix(std::string_view architecture) {
   if (architecture == "vilt") return "vilt.";
   if (architecture == "swin") return "swin.";
   if (architecture == "wav2vec2") return "wav2vec2.";
+  if (architecture == "llama" || architecture == "llava") return "model.";
+  if (architecture == "opt") return "model.decoder.";
   return "";
 }
 

@@ -86,6 +86,10 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
     return file;
   };
 
+  if (checkpoint.config_.contains("parts")) {
+    checkpoint.open_parts();
+    return checkpoint;
+  }
   if (fs::exists(folder / single_name, ignored)) {
     add_file(folder / single_name);
     return checkpoint;
@@ -120,6 +124,44 @@ Checkpoint Checkpoint::open(const fs::path& folder) {
     }
   }
   return checkpoint;
+}
+
+void Checkpoint::open_parts() {
+  const std::string where = (folder_ / "config.json").string();
+  const auto wrong = [&](const std::string& what) {
+    throw Error({.what = what, .where = where, .expected = "\"parts\": [{\"name\": …, \"path\": …}, …]"});
+  };
+  const Json& parts = config_["parts"];
+  if (!parts.is_array() || parts.empty()) wrong("\"parts\" is no list of files");
+  for (const Json& part : parts) {
+    const auto text = [&](const char* key) {
+      if (!part.is_object() || !part.contains(key) || !part[key].is_string()) wrong(std::string("a part has no ") + key);
+      return part[key].get<std::string>();
+    };
+    const std::string name = text("name");
+    const fs::path path = folder_ / text("path");
+    std::error_code ignored;
+    if (!fs::exists(path, ignored))
+      throw Error(
+          {.what = "the part '" + printable(name) + "' of the model is missing", .where = path.string(), .hint = "named in " + where});
+    std::vector<SafetensorsFile> files;
+    if (fs::is_directory(path, ignored)) {
+      files = open(path).files_;
+    } else if (path.extension() == ".safetensors") {
+      files.push_back(SafetensorsFile::open(path));
+    } else {
+      throw Error({.what = "the part '" + printable(name) + "' is no safetensors file or model folder",
+                   .where = path.string(),
+                   .hint = "pickled checkpoints are not read; convert it once, if you trust where it comes from: " +
+                           pickle_conversion_command(path)});
+    }
+    for (SafetensorsFile& file : files) {
+      const std::size_t number = files_.size();
+      files_.push_back(std::move(file));
+      for (std::size_t i = 0; i < files_.back().tensors().size(); ++i)
+        index_.insert_or_assign(files_.back().tensors()[i].name, std::pair(number, i));
+    }
+  }
 }
 
 const TensorEntry* Checkpoint::find(std::string_view name) const {

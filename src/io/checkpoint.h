@@ -18,6 +18,9 @@ class Checkpoint {
   /// Opens `folder` (config.json + model.safetensors, or model.safetensors.index.json and its shards). Every shard's tensors must match the
   /// index exactly. Throws Error: no config.json, no weights (a folder with only .bin/.pth gets the line that tells how to convert), a
   /// tensor in two shards, indexed but absent, or present but not indexed.
+  ///
+  /// A config.json with "parts", a list of {"name", "path"}, composes the checkpoint of other files: each a safetensors file or a model
+  /// folder, its path relative to this one. Of a tensor that several have, the last counts. Throws Error naming a part that is missing.
   static Checkpoint open(const std::filesystem::path& folder);
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -29,6 +32,8 @@ class Checkpoint {
   std::shared_ptr<const MappedFile> mapping_of(const TensorEntry& entry) const;
 
  private:
+  void open_parts();
+
   std::filesystem::path folder_;
   Json config_;
   std::vector<SafetensorsFile> files_;

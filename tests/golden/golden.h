@@ -93,6 +93,7 @@ std::vector<Kind> apt_meter_kinds();
 std::vector<Kind> apt_crosslayer_kinds();
 std::vector<Kind> tvp_prompt_kinds();
 std::vector<Kind> tvp_data_kinds();
+std::vector<Kind> tvp_model_kinds();
 
 /// Of all methods. The first that takes a case runs it.
 std::vector<Kind> all_kinds();
