@@ -76,6 +76,8 @@ class SentencePieceNormalizer : public Normalizer {
   class Source {
    public:
     Source(const SentencePieceNormalizer& owner, std::span<const Char> chars) : owner_(owner) {
+      bytes_.reserve(chars.size() + chars.size() / 2);
+      starts_.reserve(chars.size() + 1);
       for (const Char& c : chars) {
         starts_.push_back(static_cast<std::uint32_t>(bytes_.size()));
         append_utf8(bytes_, c.code);
@@ -85,7 +87,8 @@ class SentencePieceNormalizer : public Normalizer {
 
     Prefix prefix(std::uint32_t at) const {
       const std::string_view rest = std::string_view(bytes_).substr(starts_[at]);
-      if (const std::size_t length = owner_.symbols_.longest(rest)) return {rest.substr(0, length), count(at, length)};
+      if (const std::size_t length = owner_.symbols_.empty() ? 0 : owner_.symbols_.longest(rest))
+        return {rest.substr(0, length), count(at, length)};
       if (owner_.table_) {
         if (const auto found = owner_.table_->longest(rest)) return {found->text, count(at, found->length)};
       }

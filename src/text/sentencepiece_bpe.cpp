@@ -50,8 +50,10 @@ class SentencePieceBpe : public Model {
     ModelBuffers& buffers;
     std::unordered_map<std::int64_t, std::uint32_t> cuts;  ///< where an unused piece was put together last
   };
-  // Symbol::id is 1 where it is a user-defined symbol, which does not merge; `hashes` holds the byte at which each symbol begins.
-  static constexpr std::int64_t kFrozen = 1;
+  // Symbol::id is that of the piece that a merge has made, before that kLetter, or kFrozen for a user-defined symbol, which does not merge;
+  // `hashes` holds the byte at which each symbol begins.
+  static constexpr std::int64_t kLetter = -1;
+  static constexpr std::int64_t kFrozen = -2;
 
   void spell(std::span<const Char> word, ModelBuffers& buffers) const {
     buffers.bytes.clear();
@@ -70,7 +72,7 @@ class SentencePieceBpe : public Model {
       const std::uint32_t size = frozen > 0 ? static_cast<std::uint32_t>(frozen) : buffers.starts[i + 1] - begin;
       const auto at = static_cast<std::int32_t>(buffers.symbols.size());
       if (at > 0) buffers.symbols.back().next = at;
-      buffers.symbols.push_back({frozen > 0 ? kFrozen : 0, at - 1, -1, size});
+      buffers.symbols.push_back({frozen > 0 ? kFrozen : kLetter, at - 1, -1, size});
       buffers.hashes.push_back(begin);
       while (i < word.size() && buffers.starts[i] < begin + size) ++i;
     }
@@ -118,6 +120,7 @@ class SentencePieceBpe : public Model {
       if (left.bytes == 0 || left.next < 0) continue;
       Symbol& right = symbols[static_cast<std::size_t>(left.next)];
       if (left.bytes + right.bytes != pieces_[static_cast<std::size_t>(best.id)].size) continue;  // out of date
+      left.id = best.id;
       left.bytes += right.bytes;
       left.next = right.next;
       right.bytes = 0;
@@ -136,20 +139,26 @@ class SentencePieceBpe : public Model {
     bool after_unknown = false;
     for (std::size_t i = 0; i < work.buffers.symbols.size(); ++i) {
       const Symbol& symbol = work.buffers.symbols[i];
-      if (symbol.bytes > 0) emit(work, static_cast<std::uint32_t>(work.buffers.hashes[i]), symbol.bytes, at, after_unknown, out);
+      if (symbol.bytes == 0) continue;
+      const auto begin = static_cast<std::uint32_t>(work.buffers.hashes[i]);
+      emit(work, symbol.id >= 0 ? symbol.id : id_of(work, begin, symbol.bytes), begin, symbol.bytes, at, after_unknown, out);
     }
   }
 
+  std::int64_t id_of(const Work& work, std::uint32_t begin, std::uint32_t size) const {
+    return vocabulary_.find(std::string_view(work.buffers.bytes).substr(begin, size)).value_or(unknown_);
+  }
+
   /// The tokens of some bytes; `at` is the position of the word that they begin at.
-  void emit(Work& work, std::uint32_t begin, std::uint32_t size, std::uint32_t& at, bool& after_unknown, std::vector<Token>& out) const {
+  void emit(Work& work, std::int64_t id, std::uint32_t begin, std::uint32_t size, std::uint32_t& at, bool& after_unknown,
+            std::vector<Token>& out) const {
     const std::string_view text = std::string_view(work.buffers.bytes).substr(begin, size);
-    const std::int64_t id = vocabulary_.find(text).value_or(unknown_);
     const PieceType type = pieces_[static_cast<std::size_t>(id)].type;
     if (type == PieceType::unused) {
       if (const auto cut = work.cuts.find(id); cut != work.cuts.end()) {
         const std::uint32_t first = cut->second;
-        emit(work, begin, first, at, after_unknown, out);
-        emit(work, begin + first, size - first, at, after_unknown, out);
+        emit(work, id_of(work, begin, first), begin, first, at, after_unknown, out);
+        emit(work, id_of(work, begin + first, size - first), begin + first, size - first, at, after_unknown, out);
         return;
       }
     }

@@ -33,6 +33,20 @@ TEST(Decode, LosslessFormatsGiveThePixelsBack) {
   }
 }
 
+TEST(Decode, PortablePixmaps) {
+  const Image image = noise(3, 2);
+  const std::string pixels(image.pixels.begin(), image.pixels.end());
+  EXPECT_EQ(decode("P6\n3 2\n255\n" + pixels).pixels, image.pixels);
+  EXPECT_EQ(decode("P6 # made by hand\n3\t2 255 " + pixels).pixels, image.pixels);
+  const auto refused = [&](const std::string& bytes) { return error_of([&] { decode(bytes); }); };
+  EXPECT_NE(refused("P6\n3 3\n255\n" + pixels).find("18 bytes of pixels, not 27"), std::string::npos);
+  EXPECT_NE(refused("P6\n3 2\n65535\n" + pixels).find("up to 255"), std::string::npos);
+  EXPECT_NE(refused("P6\n3").find("header is damaged"), std::string::npos);
+  EXPECT_NE(refused("P6\n99999999999 2\n255\n").find("PPM"), std::string::npos);
+  EXPECT_NE(refused("P6\n0 2\n255\n").find("picture"), std::string::npos);
+  EXPECT_NE(refused("P6\n99999 99999\n255\n").find("picture"), std::string::npos);
+}
+
 TEST(Decode, JpegGivesThePixelsNearlyBack) {
   const Image image = slope(61, 45);
   for (const bool progressive : {false, true}) {
