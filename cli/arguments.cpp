@@ -87,10 +87,10 @@ void add(Arguments::Parser& parser, const std::string& names, bool by_place, con
   CLI::Option* option = parser.app->add_option(names);
   option->description(spec.help)->required(spec.required);
   // No more than one value an occurrence: `--text a b` must leave b alone, and a text such as "[x]" must stay as it is.
-  option->allow_extra_args(by_place && list);
+  option->allow_extra_args(list && (by_place || spec.many));
   if (list) {
     option->expected(spec.required ? 1 : 0, CLI::detail::expected_max_vector_size)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    if (!by_place) option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    if (!by_place && !spec.many) option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     if (spec.comma) option->delimiter(',');
   } else {
     option->expected(1);

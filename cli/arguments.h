@@ -22,6 +22,7 @@ struct ArgumentSpec {
   std::optional<double> max = {};
   std::vector<std::string> choices = {};
   bool comma = false;  ///< a list may also be given at once, with commas: --compare lora,prompt
+  bool many = false;   ///< a list takes all words up to the next option: --models A B
 };
 
 class Arguments {

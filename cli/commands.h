@@ -20,5 +20,6 @@ Command export_command();
 Command import_command();
 Command merge_command();
 Command graph_command();
+Command prompt_command();
 
 }  // namespace mmtune::cli

@@ -5,9 +5,12 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "core/error.h"
 #include "core/log.h"
+#include "methods/tvp_train.h"
 #include "model_options.h"
 #include "print.h"
+#include "prompted_run.h"
 #include "report/table.h"
 #include "train/evaluate.h"
 #include "train/features.h"
@@ -22,6 +25,7 @@ namespace {
 struct Options {
   Question question;
   ModelOptions model;
+  std::string other;  ///< a model that a visual prompt is tried on
   std::int64_t batch = 32;
   std::string corrupt;
   bool json = false;
@@ -71,6 +75,17 @@ std::string to_text(const train::Evaluation& evaluation) {
 }
 
 int run(const Options& options, const Session& session) {
+  if (methods::is_tvp_run(options.question.subject))
+    return eval_prompted({.run = options.question.subject,
+                          .assignments = options.question.assignments,
+                          .data = options.question.data,
+                          .image = {},
+                          .text = {},
+                          .model = options.other,
+                          .batch = options.batch,
+                          .json = options.json},
+                         session);
+  if (!options.other.empty()) throw UsageError({.what = "--model is for runs of visual prompts", .where = options.question.subject});
   const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   data::ReadOptions read = train::question_options_of(opened.recipe.data, options.question.data, *opened.task);
@@ -101,28 +116,30 @@ int run(const Options& options, const Session& session) {
 }  // namespace
 
 Command eval_command() {
-  return {.name = "eval",
-          .summary = "the task's metrics with confidence intervals, loss and throughput",
-          .example =
-              "mmtune eval runs/banking77 --data banking77/test.jsonl\n"
-              "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json\n"
-              "mmtune eval openai/clip-vit-base-patch32 --data pets.jsonl --template \"a photo of a {}, a pet.\"",
-          .declare = [](Arguments& arguments) -> Action {
-            const auto options = std::make_shared<Options>();
-            declare_question(arguments, options->question);
-            arguments.option("--data", &options->question.data,
-                             {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
-            arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
-            arguments.option(
-                "--corrupt", &options->corrupt,
-                {.help = "make every picture worse first: gaussian_noise, shot_noise, impulse_noise, defocus_blur, gaussian_blur, "
-                         "motion_blur, brightness, contrast, saturation, jpeg or pixelate, with a severity of 1 to 5",
-                 .value = "NAME:SEVERITY"});
-            options->model.declare(arguments);
-            arguments.flag("--json", options->json, "print JSON, with the confusion matrix and F1 of every class");
-            return [options](const Session& session) { return run(*options, session); };
-          },
-          .engine = true};
+  return {
+      .name = "eval",
+      .summary = "the task's metrics with confidence intervals, loss and throughput",
+      .example =
+          "mmtune eval runs/banking77 --data banking77/test.jsonl\n"
+          "mmtune eval runs/eurosat --data eurosat/manifest.jsonl data.where.split=test --json\n"
+          "mmtune eval openai/clip-vit-base-patch32 --data pets.jsonl --template \"a photo of a {}, a pet.\"",
+      .declare = [](Arguments& arguments) -> Action {
+        const auto options = std::make_shared<Options>();
+        declare_question(arguments, options->question);
+        arguments.option("--data", &options->question.data,
+                         {.help = "labelled data, read as the recipe's [data] says", .required = true, .value = "MANIFEST"});
+        arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+        arguments.option("--corrupt", &options->corrupt,
+                         {.help = "make every picture worse first: gaussian_noise, shot_noise, impulse_noise, defocus_blur, gaussian_blur, "
+                                  "motion_blur, brightness, contrast, saturation, jpeg or pixelate, with a severity of 1 to 5",
+                          .value = "NAME:SEVERITY"});
+        arguments.option("--model", &options->other,
+                         {.help = "a visual prompt: the model to try it on, instead of the one it was trained through", .value = "MODEL"});
+        options->model.declare(arguments);
+        arguments.flag("--json", options->json, "print JSON, with the confusion matrix and F1 of every class");
+        return [options](const Session& session) { return run(*options, session); };
+      },
+      .engine = true};
 }
 
 }  // namespace mmtune::cli

@@ -7,6 +7,7 @@
 #include "arguments.h"
 #include "commands.h"
 #include "core/error.h"
+#include "experts/visual_prompt.h"
 #include "io/checkpoint.h"
 #include "io/published_models.h"
 #include "print.h"
@@ -24,12 +25,30 @@ struct Options {
   bool json = false;
 };
 
+int import_prompt(const Options& options, const experts::StoredPrompt& prompt) {
+  const experts::PromptShape& shape = prompt.prompt.shape();
+  experts::save_prompt(prompt.prompt, options.out, {{"imported_from", std::filesystem::path(options.folder).filename().string()}});
+  if (options.json) {
+    print_json({{"folder", options.out},
+                {"what", "visual prompt"},
+                {"form", experts::name_of(shape.form)},
+                {"frame", shape.frame},
+                {"width", shape.width},
+                {"image_size", shape.image}});
+    return 0;
+  }
+  print(options.out + ": a visual prompt, " + std::string(experts::name_of(shape.form)) + " of width " + std::to_string(shape.width) +
+        " in a frame of " + std::to_string(shape.frame) + "\nnext: mmtune prompt show " + options.out + "\n");
+  return 0;
+}
+
 int run_published(const Options& options) {
   if (!options.from.backbone.empty() || !options.from.classes.empty() || options.from.multi_label)
     throw UsageError({.what = "--backbone, --classes and --multi-label",
                       .where = options.folder,
                       .expected = "a folder of PEFT",
                       .got = "a file, whose tensors make a model of their own"});
+  if (const auto prompt = experts::load_pickled_prompt(options.folder)) return import_prompt(options, *prompt);
   const std::filesystem::path tokenizer = options.tokenizer.empty() ? std::filesystem::path() : io::resolve_model(options.tokenizer);
   const io::ImportedCheckpoint imported = io::import_published(options.folder, options.out, tokenizer, options.published);
   if (options.json) {
@@ -88,10 +107,11 @@ int run(Options& options) {
 
 Command import_command() {
   return {.name = "import",
-          .summary = "a folder of HuggingFace PEFT as a run, or a published ViLT, METER or OFA checkpoint as a model folder",
+          .summary = "a folder of HuggingFace PEFT as a run, a published checkpoint as a model folder, or a pickled visual prompt",
           .example =
               "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported\n"
               "mmtune import my-peft-folder --backbone bert-base-uncased --out runs/imported --classes no,yes\n"
+              "mmtune import checkpoint_best.pth --out prompts/tvp\n"
               "mmtune import vilt_200k_mlm_itm.ckpt --tokenizer bert-base-uncased --out models/vilt\n"
               "mmtune import meter_clip16_288_roberta_pretrain.ckpt --tokenizer roberta-base --image-size 384 --out models/meter-384\n"
               "mmtune import ofa_base.pt --tokenizer facebook/bart-base --out models/ofa-base",

@@ -6,8 +6,10 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "methods/tvp_train.h"
 #include "model_options.h"
 #include "print.h"
+#include "prompted_run.h"
 #include "report/table.h"
 #include "train/evaluate.h"
 #include "train/features.h"
@@ -23,6 +25,7 @@ namespace {
 struct Options {
   Question question;
   ModelOptions model;
+  std::string other;  ///< a model that a visual prompt is tried on
   std::optional<std::string> text, text_pair, image, image_pair, audio, video;
   std::int64_t top = 5;
   std::int64_t batch = 32;
@@ -121,6 +124,18 @@ int run(const Options& options, const Session& session) {
     throw UsageError({.what = one ? "a single example and a manifest at once" : "nothing to predict",
                       .where = "predict",
                       .expected = "--text, --text-pair, --image, --image-pair, --audio or --video, or --data MANIFEST"});
+  if (methods::is_tvp_run(options.question.subject))
+    return predict_prompted({.run = options.question.subject,
+                             .assignments = options.question.assignments,
+                             .data = options.question.data,
+                             .image = options.image,
+                             .text = options.text,
+                             .model = options.other,
+                             .batch = options.batch,
+                             .top = options.top,
+                             .json = options.json},
+                            session);
+  if (!options.other.empty()) throw UsageError({.what = "--model is for runs of visual prompts", .where = options.question.subject});
   const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   return one ? predict_one(options, opened) : predict_many(options, opened);
@@ -149,6 +164,8 @@ Command predict_command() {
                              {.help = "many examples, read as the recipe's [data] says", .value = "MANIFEST"});
             arguments.option("--top", &options->top, {.help = "labels to list", .value = "K", .min = 1});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
+            arguments.option("--model", &options->other,
+                             {.help = "a visual prompt: the model to ask, instead of the one it was trained through", .value = "MODEL"});
             options->model.declare(arguments);
             arguments.flag("--json", options->json, "print a JSON line for a single example too");
             return [options](const Session& session) { return run(*options, session); };

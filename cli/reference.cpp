@@ -3,6 +3,7 @@
 #include "arguments.h"
 #include "commands.h"
 #include "core/option_docs.h"
+#include "methods/tvp_recipe.h"
 #include "print.h"
 #include "train/pairs_recipe.h"
 #include "train/pretrain_recipe.h"
@@ -19,6 +20,8 @@ Command reference_command() {
         return [](const Session&) {
           print("# Recipe reference\n\nEvery key of a training recipe. This page is the output of `mmtune reference`.\n\n");
           print(options_as_markdown(document_options<train::Recipe>()));
+          print("\n# Recipe of a visual prompt\n\nEvery key of a recipe with `expert.method = \"tvp\"`.\n\n");
+          print(options_as_markdown(document_options<methods::TvpRecipe>()));
           print("\n# Pretraining recipe\n\nEvery key of a recipe of `mmtune pretrain`.\n\n");
           print(options_as_markdown(document_options<train::PretrainRecipe>()));
           print("\n# Recipe of a pretraining on pairs\n\nEvery key of a recipe of `mmtune pretrain` with `task = \"pretrain_pairs\"`.\n\n");

@@ -24,6 +24,7 @@ std::vector<Command> all_commands() {
   commands.push_back(import_command());
   commands.push_back(merge_command());
   commands.push_back(graph_command());
+  commands.push_back(prompt_command());
   commands.push_back(pretrain_command());
 #endif
   commands.push_back(pull_command());

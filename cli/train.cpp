@@ -18,6 +18,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "core/recipe.h"
+#include "methods/tvp_train.h"
 #include "model_options.h"
 #include "report/table.h"
 
@@ -45,9 +46,30 @@ train::Recipe read_recipe(const Options& options, const Session& session) {
   return recipe;
 }
 
+/// The recipe of a visual prompt is another one; nothing where it is not such a one.
+std::optional<methods::TvpRecipe> read_prompt_recipe(const Options& options, const Session& session) {
+  const std::vector<std::string> assignments = options.model.applied_to(options.assignments);
+  if (!methods::is_tvp_recipe(load_recipe(options.recipe, assignments))) return std::nullopt;
+  if (!options.model.weights.empty() || !options.model.matmul_precision.empty() || !options.model.device.empty())
+    throw UsageError({.what = "--weights, --matmul-precision and --device are for models with one backbone",
+                      .where = "expert.method = \"tvp\"",
+                      .expected = "train.weights and train.matmul_precision in the recipe"});
+  methods::TvpRecipe recipe = methods::read_tvp_recipe(options.recipe, assignments);
+  if (session.threads > 0) recipe.train.threads = session.threads;
+  return recipe;
+}
+
 /// Trains into `out`. 0, or the exit code of an interruption, after saying how to go on with `again`.
-int train_one(train::Recipe& recipe, const std::filesystem::path& out, bool resume, const std::string& again, train::Communicator& all) {
-  const train::TrainOutcome outcome = train::train(recipe, {.out = out, .resume = resume}, all);
+template <class AnyRecipe>
+int train_one(AnyRecipe& recipe, const std::filesystem::path& out, bool resume, const std::string& again, train::Communicator& all) {
+  const train::TrainOptions into{.out = out, .resume = resume};
+  const train::TrainOutcome outcome = [&] {
+    if constexpr (std::is_same_v<AnyRecipe, methods::TvpRecipe>) {
+      return methods::train_prompt(recipe, into, all);
+    } else {
+      return train::train(recipe, into, all);
+    }
+  }();
   using End = train::TrainOutcome::End;
   if (outcome.end == End::already_finished) {
     log_info(out.string() + " is finished already");
@@ -106,10 +128,14 @@ Json summary_of_seeds(const std::filesystem::path& out, const std::vector<std::i
 int run_seeds(const Options& options, const Session& session, const std::filesystem::path& out, train::Communicator& all) {
   const std::vector<std::int64_t> seeds = parse_seeds(options.seeds);
   for (const std::int64_t seed : seeds) {
-    train::Recipe recipe = read_recipe(options, session);
-    recipe.train.seed = seed;
     const std::filesystem::path run = out / ("seed-" + std::to_string(seed));
-    if (const int code = train_one(recipe, run, options.resume, "the same command and --resume", all); code != 0) return code;
+    const auto train_with = [&](auto recipe) {
+      recipe.train.seed = seed;
+      return train_one(recipe, run, options.resume, "the same command and --resume", all);
+    };
+    const auto prompt = read_prompt_recipe(options, session);
+    const int code = prompt ? train_with(*prompt) : train_with(read_recipe(options, session));
+    if (code != 0) return code;
   }
   if (!all.leads()) return 0;
   const Json summary = summary_of_seeds(out, seeds);
@@ -131,9 +157,10 @@ int run_all(const Options& options, const Session& session, train::Communicator&
   const std::filesystem::path out =
       options.out.empty() ? std::filesystem::path("runs") / recipe_file.stem() : std::filesystem::path(options.out);
   if (!options.seeds.empty()) return run_seeds(options, session, out, all);
-  train::Recipe recipe = read_recipe(options, session);
-  const int code =
-      train_one(recipe, out, options.resume, "mmtune train " + quoted(out / "recipe.toml") + " --out " + quoted(out) + " --resume", all);
+  const std::string again = "mmtune train " + quoted(out / "recipe.toml") + " --out " + quoted(out) + " --resume";
+  const auto train_with = [&](auto recipe) { return train_one(recipe, out, options.resume, again, all); };
+  const auto prompt = read_prompt_recipe(options, session);
+  const int code = prompt ? train_with(*prompt) : train_with(read_recipe(options, session));
   if (code == 0) log_info("evaluate it with: mmtune eval " + quoted(out) + " --data MANIFEST");
   return code;
 }

@@ -1,0 +1,178 @@
+#include "methods/prompted_model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "data/prefetch.h"
+#include "io/checkpoint.h"
+
+namespace mmtune::methods {
+
+namespace {
+
+/// What a loader thread makes of a batch.
+struct ShownBatch {
+  std::vector<std::int64_t> examples;
+  at::Tensor pictures;  ///< [B, 3, F, F] in [0, 1]
+};
+
+experts::PromptShape shape_of(const ScoreRequest& request) {
+  experts::PromptShape shape = request.prompt != nullptr ? request.prompt->shape() : request.shape;
+  if (request.shown == ShownPicture::full) shape.image = shape.frame;
+  return shape;
+}
+
+/// The number that a class is named after.
+double number_of(const std::string& name) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), value);
+  return error == std::errc() && end == name.data() + name.size() ? value : std::numeric_limits<double>::quiet_NaN();
+}
+
+struct YesCounts {
+  double right = 0, predicted = 0, there = 0, all = 0;
+};
+YesCounts count_yes(std::span<const std::int64_t> predicted, std::span<const std::int64_t> truth, report::Weights weights) {
+  YesCounts counts;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    const double weight = weights.empty() ? 1.0 : weights[i];
+    counts.all += weight;
+    if (predicted[i] == 1) counts.predicted += weight;
+    if (truth[i] == 1) counts.there += weight;
+    if (predicted[i] == 1 && truth[i] == 1) counts.right += weight;
+  }
+  return counts;
+}
+
+double ratio(double part, double whole) {
+  return whole > 0 ? part / whole : 0.0;
+}
+
+}  // namespace
+
+PromptedModel PromptedModel::open(const std::string& name, nn::Storage storage) {
+  const std::filesystem::path folder = io::resolve_model(name);
+  PromptedModel opened;
+  opened.name = name;
+  opened.model = backbones::open_multimodal_lm(folder, storage);
+  opened.text = std::make_unique<backbones::MultimodalText>(backbones::MultimodalText::open(folder, *opened.model));
+  const backbones::MultimodalInfo& info = opened.model->multimodal();
+  if (info.image_height != info.image_width)
+    throw Error({.what = "a visual prompt needs a model that is shown square pictures",
+                 .where = folder.string(),
+                 .got = std::to_string(info.image_width) + " x " + std::to_string(info.image_height)});
+  opened.side = info.image_height;
+  opened.norm = {info.mean, info.std};
+  opened.fingerprint = io::backbone_fingerprint(io::Checkpoint::open(folder));
+  return opened;
+}
+
+std::optional<at::Tensor> candidate_scores(const PromptedModel& model, const Questions& questions, const data::Dataset& dataset,
+                                           const ScoreRequest& request) {
+  const at::NoGradGuard no_grad;
+  const experts::PromptShape shape = shape_of(request);
+  const auto count = static_cast<std::int64_t>(dataset.examples.size());
+  const std::int64_t batches = (count + request.batch - 1) / request.batch;
+  const auto read = [&](std::int64_t number) {
+    ShownBatch batch;
+    std::vector<at::Tensor> pictures;
+    for (std::int64_t i = number * request.batch; i < std::min((number + 1) * request.batch, count); ++i) {
+      const data::Example& example = dataset.examples[static_cast<std::size_t>(i)];
+      vision::Image image = read_picture(example);
+      if (request.change) image = request.change(image, example);
+      pictures.push_back(framed_picture(image, shape.image, shape.frame));
+      batch.examples.push_back(i);
+    }
+    batch.pictures = at::stack(pictures);
+    return batch;
+  };
+  data::Prefetcher<ShownBatch> loader(0, batches, read, request.workers, 2 + request.workers);
+  at::Generator places = at::detail::createCPUGenerator(request.seed);
+  nn::Context context;
+  context.matmul_precision = request.matmul_precision;
+  std::optional<Progress> progress;
+  if (!request.label.empty()) progress.emplace(request.label, count, "examples");
+  std::vector<at::Tensor> rows;
+  std::int64_t done = 0;
+  while (std::optional<ShownBatch> batch = loader.next()) {
+    if (request.stop && request.stop()) return std::nullopt;
+    const bool prompted = request.shown == ShownPicture::prompted && request.prompt != nullptr;
+    const at::Tensor pixels = prompted ? request.prompt->input(batch->pictures, model.norm, model.side, request.prompt->draw_place(places))
+                                       : experts::clean_input(batch->pictures, model.norm, model.side);
+    const std::vector<backbones::Instruction> instructions = questions.instructions(dataset, batch->examples);
+    const backbones::VisualTokens visual = model.model->encode(pixels, instructions, context);
+    rows.push_back(model.model->candidate_scores(visual.tokens, instructions, questions.candidates(), request.score, context).cpu());
+    done += static_cast<std::int64_t>(batch->examples.size());
+    if (progress) progress->update(done);
+  }
+  return rows.empty() ? at::empty({0, static_cast<std::int64_t>(questions.candidates().size())}) : at::cat(rows);
+}
+
+std::vector<report::Metric> judge(PromptTask task, const at::Tensor& scores, const data::Dataset& dataset,
+                                  const std::optional<report::BootstrapOptions>& bootstrap) {
+  const auto examples = static_cast<std::size_t>(scores.size(0)), classes = static_cast<std::size_t>(scores.size(1));
+  MMTUNE_ASSERT(examples == dataset.examples.size() && classes == dataset.classes.size());
+  // A softmax keeps the order of an example's candidates, and makes of two scores a number that their difference orders.
+  const at::Tensor shares = scores.to(at::kDouble).softmax(1).contiguous();
+  report::Scores table{.examples = examples, .classes = classes};
+  table.scores.assign(shares.const_data_ptr<double>(), shares.const_data_ptr<double>() + shares.numel());
+  for (const data::Example& example : dataset.examples) table.truth.push_back(example.labels.front());
+  const std::vector<std::int64_t> predicted = report::argmax(table);
+
+  std::vector<report::Metric> metrics;
+  std::vector<report::Statistic> statistics;
+  const auto add = [&](const std::string& name, const report::Statistic& statistic, bool higher_is_better = true) {
+    metrics.push_back({.name = name, .value = statistic({}), .higher_is_better = higher_is_better});
+    statistics.push_back(statistic);
+  };
+  add("accuracy", [&](report::Weights weights) { return report::accuracy(predicted, table.truth, weights); });
+  if (classes > 5) add("top5", [&](report::Weights weights) { return report::top_k_accuracy(table, 5, weights); });
+  std::vector<double> errors;
+  if (task == PromptTask::count) {
+    for (std::size_t i = 0; i < examples; ++i)
+      errors.push_back(std::abs(number_of(dataset.classes[static_cast<std::size_t>(predicted[i])]) -
+                                number_of(dataset.classes[static_cast<std::size_t>(table.truth[i])])));
+    add(
+        "mean_absolute_error", [&](report::Weights weights) { return report::mean(errors, weights); }, false);
+  }
+  const auto yes = [&](report::Weights weights) { return count_yes(predicted, table.truth, weights); };
+  if (task == PromptTask::yes_no || task == PromptTask::detect) {
+    if (classes != 2)
+      throw UsageError({.what = "the task has two answers",
+                        .where = "task",
+                        .expected = "two classes, as in data.classes = [\"no\", \"yes\"]",
+                        .got = std::to_string(classes)});
+    add("precision", [&](report::Weights weights) { return ratio(yes(weights).right, yes(weights).predicted); });
+    add("recall", [&](report::Weights weights) { return ratio(yes(weights).right, yes(weights).there); });
+    add("f1", [&](report::Weights weights) {
+      const YesCounts counts = yes(weights);
+      return ratio(2 * counts.right, counts.predicted + counts.there);
+    });
+    add("yes_ratio", [&](report::Weights weights) { return ratio(yes(weights).predicted, yes(weights).all); });
+  }
+  std::optional<report::RocAuc> area;
+  if (task == PromptTask::detect) {
+    area.emplace(table);
+    add("auc", [&](report::Weights weights) { return (*area)(weights); });
+  }
+  if (bootstrap && examples > 0) {
+    const std::vector<report::Interval> intervals = report::bootstrap(examples, statistics, *bootstrap);
+    for (std::size_t i = 0; i < metrics.size(); ++i) metrics[i].interval = intervals[i];
+  }
+  if (examples > 0) {
+    const at::Tensor right = scores.gather(1, at::tensor(table.truth, at::kLong).unsqueeze(1));
+    metrics.push_back({.name = "mean_score", .value = scores.mean().item<double>()});
+    metrics.push_back({.name = "mean_score_of_truth", .value = right.mean().item<double>()});
+  }
+  return metrics;
+}
+
+}  // namespace mmtune::methods

@@ -1,0 +1,119 @@
+#include "methods/tvp_transfer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "core/error.h"
+
+namespace mmtune::methods {
+
+namespace {
+
+/// What one row of one block gives on one model, until its difference to the row without a prompt is taken.
+report::TransferCell judged(const TvpRecipe& recipe, const at::Tensor& scores, const at::Tensor& plain, const data::Dataset& dataset) {
+  report::TransferCell cell;
+  const auto replicates = static_cast<std::size_t>(recipe.eval.bootstrap);
+  std::optional<report::BootstrapOptions> bootstrap;
+  if (replicates > 0) bootstrap = report::BootstrapOptions{.replicates = replicates};
+  cell.metrics = judge(recipe.task, scores, dataset, bootstrap);
+  if (!plain.defined() || recipe.task == PromptTask::detect) return cell;
+  const at::Tensor mine = scores.argmax(1), theirs = plain.argmax(1);
+  std::vector<double> differences;
+  for (std::int64_t i = 0; i < scores.size(0); ++i) {
+    const std::int64_t truth = dataset.examples[static_cast<std::size_t>(i)].labels.front();
+    differences.push_back(static_cast<double>(mine[i].item<std::int64_t>() == truth) -
+                          static_cast<double>(theirs[i].item<std::int64_t>() == truth));
+  }
+  cell.gain = report::mean(differences);
+  const report::Statistic statistic = [&](report::Weights weights) { return report::mean(differences, weights); };
+  if (bootstrap) cell.gain_interval = report::bootstrap(differences.size(), {&statistic, 1}, *bootstrap).front();
+  return cell;
+}
+
+}  // namespace
+
+NamedPrompt named_prompt(const std::filesystem::path& path) {
+  experts::StoredPrompt stored = experts::load_prompt(path);
+  std::filesystem::path name = path;
+  if (!name.has_filename()) name = name.parent_path();
+  if (name.filename() == "expert") name = name.parent_path();
+  NamedPrompt named{.name = name.filename().string(), .prompt = std::move(stored.prompt), .sources = {}};
+  if (stored.metadata.is_object() && stored.metadata.contains("sources") && stored.metadata["sources"].is_array())
+    for (const Json& source : stored.metadata["sources"])
+      if (source.is_object()) named.sources.push_back(source.value("fingerprint", ""));
+  return named;
+}
+
+data::ReadOptions prompt_question_options(const train::DataSection& section, const std::string& path, std::vector<std::string> classes) {
+  train::DataSection own = section;
+  own.train = path;
+  own.train_where.clear();
+  own.shots = 0;
+  own.limit = 0;
+  data::ReadOptions options = train::read_options_of(own, train::Split::train, std::move(classes));
+  options.columns_must_exist = false;
+  return options;
+}
+
+report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vector<NamedPrompt>& prompts, const TransferOptions& options) {
+  if (prompts.empty()) throw UsageError({.what = "no prompt", .where = "prompt transfer", .expected = "one prompt or more"});
+  if (options.models.empty()) throw UsageError({.what = "no model", .where = "--models", .expected = "one model or more"});
+  if (options.data.empty()) throw UsageError({.what = "no data", .where = "--data", .expected = "one manifest or more"});
+  const experts::PromptShape shape = prompts.front().prompt.shape();
+  report::TransferMatrix matrix{.metric = metric_of(recipe.task), .models = options.models, .blocks = {}};
+
+  std::vector<data::Dataset> sets;
+  std::vector<NamedChange> changes = {{"", {}}};
+  changes.insert(changes.end(), options.changes.begin(), options.changes.end());
+  for (const std::string& path : options.data) {
+    sets.push_back(data::read_dataset(prompt_question_options(recipe.data, path, recipe.data.classes)));
+    for (const NamedChange& change : changes) {
+      report::TransferBlock block{.data = sets.back().source,
+                                  .change = change.name,
+                                  .examples = static_cast<std::int64_t>(sets.back().examples.size()),
+                                  .rows = {}};
+      block.rows.push_back({.name = "no prompt, in the frame", .zero_shot = true, .cells = {}});
+      block.rows.push_back({.name = "no prompt, picture fills the frame", .zero_shot = true, .cells = {}});
+      for (const NamedPrompt& prompt : prompts) block.rows.push_back({.name = prompt.name, .zero_shot = false, .cells = {}});
+      matrix.blocks.push_back(std::move(block));
+    }
+  }
+  for (const std::string& name : options.models) {
+    const PromptedModel model = PromptedModel::open(name, recipe.train.weights);
+    for (std::size_t s = 0; s < sets.size(); ++s) {
+      const data::Dataset& dataset = sets[s];
+      const Questions questions(recipe.question, recipe.task, *model.text, dataset.classes);
+      for (std::size_t c = 0; c < changes.size(); ++c) {
+        report::TransferBlock& block = matrix.blocks[s * changes.size() + c];
+        ScoreRequest request{.prompt = nullptr,
+                             .shape = shape,
+                             .shown = ShownPicture::framed,
+                             .change = changes[c].change,
+                             .score = {.reduction = recipe.question.reduction, .format = recipe.question.format},
+                             .matmul_precision = recipe.train.matmul_precision,
+                             .batch = options.batch,
+                             .workers = static_cast<int>(recipe.data.workers),
+                             .seed = static_cast<std::uint64_t>(recipe.train.seed),
+                             .label = name,
+                             .stop = {}};
+        const at::Tensor plain = *candidate_scores(model, questions, dataset, request);
+        block.rows[0].cells.push_back(judged(recipe, plain, {}, dataset));
+        request.shown = ShownPicture::full;
+        block.rows[1].cells.push_back(judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset));
+        request.shown = ShownPicture::prompted;
+        for (std::size_t p = 0; p < prompts.size(); ++p) {
+          request.prompt = &prompts[p].prompt;
+          report::TransferCell cell = judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset);
+          cell.source = std::find(prompts[p].sources.begin(), prompts[p].sources.end(), model.fingerprint) != prompts[p].sources.end();
+          block.rows[2 + p].cells.push_back(std::move(cell));
+        }
+      }
+    }
+  }
+  return matrix;
+}
+
+}  // namespace mmtune::methods

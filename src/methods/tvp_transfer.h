@@ -1,0 +1,44 @@
+#pragma once
+// The transfer matrix: prompts on models that they were not trained through, beside the same models without a prompt.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "experts/visual_prompt.h"
+#include "methods/prompted_model.h"
+#include "methods/tvp_recipe.h"
+#include "report/transfer_page.h"
+
+namespace mmtune::methods {
+
+/// A prompt with its name in the matrix and the fingerprints of the models that it was trained through.
+struct NamedPrompt {
+  std::string name;
+  experts::PixelPrompt prompt;
+  std::vector<std::string> sources;
+};
+/// From a run, a folder or a file; the sources are those that its metadata name.
+NamedPrompt named_prompt(const std::filesystem::path& path);
+
+struct NamedChange {
+  std::string name;
+  PictureChange change;
+};
+
+struct TransferOptions {
+  std::vector<std::string> models;
+  std::vector<std::string> data;     ///< manifests, read as the recipe's [data] says
+  std::vector<NamedChange> changes;  ///< of the pictures, beside the unchanged ones
+  std::int64_t batch = 32;
+};
+
+/// Every prompt, the framed picture without one and the picture that fills the frame, on every model, for all data. `recipe` says what is
+/// asked and how data is read; its classes count, or else those that the data has. Prompts share one frame and picture size for the row
+/// without a prompt: those of the first. Throws Error or UsageError: no model or data, prompts of different frames.
+report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vector<NamedPrompt>& prompts, const TransferOptions& options);
+
+/// How a question reads its data: as the recipe's [data] says, but for what belongs to its own splits.
+data::ReadOptions prompt_question_options(const train::DataSection& section, const std::string& path, std::vector<std::string> classes);
+
+}  // namespace mmtune::methods

@@ -1,0 +1,153 @@
+#include "report/transfer_page.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "report/drawing.h"
+#include "report/html.h"
+#include "report/table.h"
+
+namespace mmtune::report {
+
+namespace {
+
+std::string tag(const std::string& name, const std::string& content, const std::string& attributes = {}) {
+  return "<" + name + (attributes.empty() ? "" : " " + attributes) + ">" + content + "</" + name + ">";
+}
+
+Json number_or_null(double value) {
+  return std::isfinite(value) ? Json(value) : Json();
+}
+
+std::string title_of(const TransferBlock& block) {
+  return block.data + (block.change.empty() ? "" : ", " + block.change);
+}
+
+std::string interval_text(const Interval& interval, int digits) {
+  return number(interval.low, digits) + " – " + number(interval.high, digits);
+}
+
+/// White words where the ground is dark.
+std::string ground(double share) {
+  const Colour colour = heat(share);
+  const double light = 0.299 * colour.red + 0.587 * colour.green + 0.114 * colour.blue;
+  return "style=\"background:" + to_hex(colour) + ";color:" + (light < 130 ? "#fff" : "#111") + ";text-align:center\"";
+}
+
+std::string block_table(const TransferMatrix& matrix, const TransferBlock& block) {
+  double low = 1e300, high = -1e300;
+  for (const TransferRow& row : block.rows)
+    for (const TransferCell& cell : row.cells)
+      if (const Metric* one = cell.find(matrix.metric); one != nullptr && std::isfinite(one->value)) {
+        low = std::min(low, one->value);
+        high = std::max(high, one->value);
+      }
+  std::string rows = "<tr><th>prompt</th>";
+  for (const std::string& model : matrix.models) rows += "<th>" + escape_html(model) + "</th>";
+  rows += "<th>mean over unseen models</th></tr>";
+  for (const TransferRow& row : block.rows) {
+    rows += "<tr><th>" + escape_html(row.name) + "</th>";
+    for (const TransferCell& cell : row.cells) {
+      const Metric* one = cell.find(matrix.metric);
+      if (one == nullptr) {
+        rows += "<td>–</td>";
+        continue;
+      }
+      std::string words = tag("b", number(one->value)) + (cell.source ? " *" : "");
+      if (one->interval) words += "<br><small>" + interval_text(*one->interval, 3) + "</small>";
+      if (cell.gain && cell.gain_interval)
+        words += "<br><small>" + std::string(*cell.gain >= 0 ? "+" : "") + number(*cell.gain) + " (" +
+                 interval_text(*cell.gain_interval, 3) + ")</small>";
+      rows += "<td " + ground(high > low ? (one->value - low) / (high - low) : 0.5) + ">" + words + "</td>";
+    }
+    const std::optional<double> mean = row.mean_over_others(matrix.metric);
+    rows += "<td>" + (mean ? number(*mean) : std::string("–")) + "</td></tr>";
+  }
+  return "<div class=\"wide\"><table>" + rows + "</table></div>";
+}
+
+}  // namespace
+
+const Metric* TransferCell::find(const std::string& name) const {
+  const auto found = std::find_if(metrics.begin(), metrics.end(), [&](const Metric& one) { return one.name == name; });
+  return found == metrics.end() ? nullptr : &*found;
+}
+
+std::optional<double> TransferRow::mean_over_others(const std::string& metric) const {
+  double sum = 0;
+  std::size_t count = 0;
+  for (const TransferCell& cell : cells) {
+    const Metric* one = cell.find(metric);
+    if (cell.source || one == nullptr) continue;
+    sum += one->value;
+    ++count;
+  }
+  return count > 0 ? std::optional(sum / static_cast<double>(count)) : std::nullopt;
+}
+
+std::string transfer_page(const TransferMatrix& matrix) {
+  std::string body = tag("h1", "Transfer of visual prompts");
+  body += tag("p",
+              "Each cell: " + escape_html(matrix.metric) +
+                  " of a prompt (row) on a model (column) with its 95 % bootstrap interval, and the difference to the same model without a "
+                  "prompt in the frame, over the same resamples. * marks models that the prompt was trained through.",
+              "class=\"soft\"");
+  for (const TransferBlock& block : matrix.blocks) {
+    body += tag("h2", escape_html(title_of(block)));
+    body += tag("p", std::to_string(block.examples) + " examples", "class=\"soft\"") + block_table(matrix, block);
+  }
+  return html_page("mmtune: transfer of visual prompts", body);
+}
+
+std::string transfer_text(const TransferMatrix& matrix) {
+  std::string text;
+  for (const TransferBlock& block : matrix.blocks) {
+    std::vector<Column> columns = {{"prompt"}};
+    for (const std::string& model : matrix.models) columns.push_back({model, Align::right});
+    columns.push_back({"unseen", Align::right});
+    Table table(std::move(columns));
+    for (const TransferRow& row : block.rows) {
+      std::vector<Cell> cells = {row.name};
+      for (const TransferCell& cell : row.cells) {
+        const Metric* one = cell.find(matrix.metric);
+        std::string words = one == nullptr ? "—" : fixed(one->value, 3);
+        if (one != nullptr && one->interval) words += " (" + fixed(one->interval->low, 3) + "–" + fixed(one->interval->high, 3) + ")";
+        cells.emplace_back(words + (cell.source ? "*" : " "));
+      }
+      const std::optional<double> mean = row.mean_over_others(matrix.metric);
+      cells.emplace_back(mean ? fixed(*mean, 3) : "—");
+      table.add(std::move(cells));
+    }
+    text += title_of(block) + ": " + matrix.metric + ", " + std::to_string(block.examples) + " examples\n" + table.text() + "\n";
+  }
+  return text + "* a model that the prompt was trained through\n";
+}
+
+Json transfer_json(const TransferMatrix& matrix) {
+  Json json = {{"metric", matrix.metric}, {"models", matrix.models}, {"blocks", Json::array()}};
+  for (const TransferBlock& block : matrix.blocks) {
+    Json rows = Json::array();
+    for (const TransferRow& row : block.rows) {
+      Json cells = Json::array();
+      for (std::size_t i = 0; i < row.cells.size(); ++i) {
+        const TransferCell& cell = row.cells[i];
+        Json one = {{"model", matrix.models[i]}, {"source", cell.source}};
+        for (const Metric& metric : cell.metrics) {
+          Json& entry = one["metrics"][metric.name];
+          entry["value"] = number_or_null(metric.value);
+          if (metric.interval) entry["interval"] = {number_or_null(metric.interval->low), number_or_null(metric.interval->high)};
+        }
+        if (cell.gain) one["gain"] = number_or_null(*cell.gain);
+        if (cell.gain_interval) one["gain_interval"] = {number_or_null(cell.gain_interval->low), number_or_null(cell.gain_interval->high)};
+        cells.push_back(std::move(one));
+      }
+      const std::optional<double> mean = row.mean_over_others(matrix.metric);
+      rows.push_back(
+          {{"prompt", row.name}, {"zero_shot", row.zero_shot}, {"cells", cells}, {"mean_over_unseen", mean ? Json(*mean) : Json()}});
+    }
+    json["blocks"].push_back({{"data", block.data}, {"change", block.change}, {"examples", block.examples}, {"rows", rows}});
+  }
+  return json;
+}
+
+}  // namespace mmtune::report
