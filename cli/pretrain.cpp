@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "core/log.h"
 #include "core/recipe.h"
+#include "train/pretrain_answers.h"
 #include "train/pretrain_pairs.h"
 
 namespace mmtune::cli {
@@ -21,6 +22,15 @@ struct Options {
   std::string out;
   bool resume = false;
 };
+
+/// As the recipe or the command line has it; anything that is no text is left to the recipe's own checks.
+std::string task_of(const TomlValue& root) {
+  const TomlValue* task = root.find("task");
+  if (task == nullptr) return {};
+  std::string text = task->typed ? *task->typed : task->text;
+  if (text.size() > 1 && text.front() == '"' && text.back() == '"') text = text.substr(1, text.size() - 2);
+  return text;
+}
 
 /// Reads the recipe as the one of its task and runs it.
 template <class Recipe>
@@ -35,9 +45,10 @@ int run(const Options& options, const Session& session) {
   const std::filesystem::path out = options.out.empty() ? std::filesystem::path("runs") / std::filesystem::path(options.recipe).stem()
                                                         : std::filesystem::path(options.out);
   const TomlValue root = load_recipe(options.recipe, options.assignments);
-  const TomlValue* task = root.find("task");
-  const bool pairs = task != nullptr && task->kind == TomlValue::Kind::string && task->text == train::PairsRecipe().task;
-  const train::PretrainOutcome outcome = pairs ? run_task<train::PairsRecipe>(root, options, session, out, train::pretrain_pairs)
+  const std::string task = task_of(root);
+  const train::PretrainOutcome outcome =
+      task == "pretrain_pairs"                 ? run_task<train::PairsRecipe>(root, options, session, out, train::pretrain_pairs)
+      : task == "answer" || task == "contrast" ? run_task<train::AnswersRecipe>(root, options, session, out, train::pretrain_answers)
                                                : run_task<train::PretrainRecipe>(root, options, session, out, train::pretrain);
   using End = train::PretrainOutcome::End;
   if (outcome.end == End::already_finished) {
@@ -73,8 +84,11 @@ Command pretrain_command() {
           },
           .epilogue =
               [] {
-                return options_as_help(document_options<train::PretrainRecipe>()) + "\nWith task = \"pretrain_pairs\":\n" +
-                       options_as_help(document_options<train::PairsRecipe>());
+                return "Of a tower:\n" + options_as_help(document_options<train::PretrainRecipe>()) +
+                       "\nWith task = \"pretrain_pairs\", of an encoder of text and picture:\n" +
+                       options_as_help(document_options<train::PairsRecipe>()) +
+                       "\nWith task = \"answer\" or \"contrast\", of a model that speaks of pictures, or a CLIP:\n" +
+                       options_as_help(document_options<train::AnswersRecipe>());
               },
           .engine = true};
 }

@@ -5,6 +5,7 @@
 #include "core/option_docs.h"
 #include "methods/tvp_recipe.h"
 #include "print.h"
+#include "train/answers_recipe.h"
 #include "train/pairs_recipe.h"
 #include "train/pretrain_recipe.h"
 #include "train/recipe.h"
@@ -26,6 +27,11 @@ Command reference_command() {
           print(options_as_markdown(document_options<train::PretrainRecipe>()));
           print("\n# Recipe of a pretraining on pairs\n\nEvery key of a recipe of `mmtune pretrain` with `task = \"pretrain_pairs\"`.\n\n");
           print(options_as_markdown(document_options<train::PairsRecipe>()));
+          print(
+              "\n# Pretraining recipe of a model that speaks of pictures\n\nEvery key of a recipe of `mmtune pretrain` with task `answer` "
+              "or "
+              "`contrast`.\n\n");
+          print(options_as_markdown(document_options<train::AnswersRecipe>()));
           return 0;
         };
       },

@@ -49,6 +49,15 @@ Picture read_row(const Json& row, const fs::path& folder, const std::string& whe
       picture.texts.push_back(text.get<std::string>());
     }
   }
+  if (row.contains("questions")) {
+    const auto said = [](const Json& text) { return text.is_string() && !text.get<std::string>().empty(); };
+    if (!row["questions"].is_array()) wrong(where, "questions", "a list of [question, answer]");
+    for (const Json& pair : row["questions"]) {
+      if (!pair.is_array() || pair.size() != 2 || !said(pair[0]) || !said(pair[1]))
+        wrong(where, "questions", "a list of [question, answer], neither of them empty");
+      picture.questions.emplace_back(pair[0].get<std::string>(), pair[1].get<std::string>());
+    }
+  }
   if (row.contains("weight")) {
     if (!row["weight"].is_number()) wrong(where, "weight", "a number of at least 0");
     picture.weight = row["weight"].get<double>();
