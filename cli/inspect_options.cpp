@@ -5,7 +5,9 @@
 #include "core/error.h"
 #include "core/nearest.h"
 #include "core/option_docs.h"
+#include "methods/tvp_recipe.h"
 #include "report/table.h"
+#include "train/answers_recipe.h"
 #include "train/pretrain_recipe.h"
 #include "train/recipe.h"
 
@@ -45,6 +47,12 @@ std::vector<Component> all_components() {
   std::vector<Component> components;
   const auto training = document_options<train::Recipe>();
   add_components(training, "", components);
+  const auto prompting = document_options<methods::TvpRecipe>();
+  components.push_back({.name = "tvp", .help = "the recipe of a visual prompt (expert.method = \"tvp\")", .entries = prompting});
+  add_components(prompting, "tvp.", components);
+  const auto answering = document_options<train::AnswersRecipe>();
+  components.push_back({.name = "answers", .help = "the recipe of mmtune pretrain with task answer or contrast", .entries = answering});
+  add_components(answering, "answers.", components);
   const auto pretraining = document_options<train::PretrainRecipe>();
   components.push_back({.name = "pretrain", .help = "the recipe of mmtune pretrain", .entries = pretraining});
   add_components(pretraining, "pretrain.", components);

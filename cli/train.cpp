@@ -208,7 +208,11 @@ Command train_command() {
                  .comma = true});
             return [options](const Session& session) { return run(*options, session); };
           },
-          .epilogue = [] { return "The keys of a recipe:\n" + train::describe_recipe(); },
+          .epilogue =
+              [] {
+                return "The keys of a recipe:\n" + train::describe_recipe() + "\nThe keys of a recipe with expert.method = \"tvp\":\n" +
+                       options_as_help(document_options<methods::TvpRecipe>());
+              },
           .engine = true};
 }
 

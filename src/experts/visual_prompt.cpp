@@ -78,8 +78,9 @@ class Recipe final : public ExpertRecipe {
             {.help = "side of the picture inside the border; more than frame - 2 width: the border covers some of it",
              .min = 1,
              .unset = "frame - 2 width"});
-    v.field("image_mean", options_.mean, {.help = "what the backbone's pictures are normalised by (default: CLIP's)", .min_items = 3});
-    v.field("image_std", options_.std, {.help = "the same, deviations", .above = 0, .min_items = 3});
+    v.field("image_mean", options_.mean,
+            {.help = "what the backbone's pictures are normalised by (default: CLIP's)", .min = -100, .max = 100, .min_items = 3});
+    v.field("image_std", options_.std, {.help = "the same, deviations", .max = 100, .above = 0, .min_items = 3});
     v.field("start", options_.start, {.help = "a prompt to begin with: a run, an expert's folder or a .safetensors file"});
     v.require("image_mean", options_.mean.size() == 3, "three numbers");
     v.require("image_std", options_.std.size() == 3, "three numbers");

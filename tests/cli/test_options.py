@@ -23,12 +23,12 @@ def components():
 @pytest.fixture(scope="module")
 def options(components):
     """Every key of every component: (component, option)."""
-    names = [name for name in components if name != "pretrain"]
+    names = [name for name in components if name not in ("pretrain", "tvp", "answers")]
     return [(name, option) for name in names for option in inspect("--options", name)["options"]]
 
 
 def test_every_component_says_what_it_is(components):
-    assert set(KINDS + SECTIONS + ["pretrain", "pretrain.train"]) <= set(components)
+    assert set(KINDS + SECTIONS + ["pretrain", "pretrain.train", "tvp", "tvp.question", "answers", "answers.views"]) <= set(components)
     for name, one in components.items():
         assert one["what_it_is"], name
 
@@ -49,7 +49,7 @@ def test_help_and_reference_page_say_the_same(options):
         key = option["key"].split(".")[-1]
         row = f"| `{key}` | " + option["accepts"].replace("<", "&lt;").replace("|", "\\|") + " |"
         assert row in page, (name, row)
-        assert f"{key}: {option['accepts']}" in helps["pretrain" if name.startswith("pretrain.") else "train"], (name, key)
+        assert f"{key}: {option['accepts']}" in helps["pretrain" if name.startswith(("pretrain.", "answers.")) else "train"], (name, key)
 
 
 def out_of_range(accepts):
@@ -63,6 +63,10 @@ def out_of_range(accepts):
 
 def test_every_number_has_a_range_which_is_checked(tmp_path, options):
     training = write_recipe(tmp_path / "train.toml", backbone={"main": "none"}, expert={"method": "lora"}, data={"train": "none"})
+    prompting = tmp_path / "tvp.toml"
+    prompting.write_text('[expert]\nmethod = "tvp"\n[[source]]\nmodel = "none"\n[data]\ntrain = "none"\n')
+    recipes = {"pretrain": ["pretrain", ROOT / "recipes/pretrain_vit.toml"], "answers": ["pretrain", ROOT / "recipes/pretrain/llava.toml"],
+               "tvp": ["train", prompting]}
     checked = 0
     for name, option in options:
         if not re.search(r"\b(integer|number)s?\b", option["accepts"]):
@@ -70,7 +74,7 @@ def test_every_number_has_a_range_which_is_checked(tmp_path, options):
         values = list(out_of_range(option["accepts"]))
         assert values, f"{name}: {option['key']} has no range"
         key = option["key"]
-        which = ["pretrain", ROOT / "recipes/pretrain_vit.toml"] if name.startswith("pretrain.") else ["train", training]
+        which = list(recipes.get(name.split(".")[0], ["train", training]))
         if "when" in option:
             which.append("expert." + option["when"].replace(" ", "").replace('"', ""))
         bounds = re.search(r"(>=|<=|>|<).*", option["accepts"])[0]
