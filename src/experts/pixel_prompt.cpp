@@ -164,6 +164,10 @@ at::Tensor PixelPrompt::picture(const ChannelNorm& norm, PatchPlace place) const
   return on_normalised(place).squeeze(0) * norm.std_tensor().to(tensors_.front().tensor.device());
 }
 
+bool PixelPrompt::is_zero() const {
+  return std::all_of(tensors_.begin(), tensors_.end(), [](const nn::NamedTensor& one) { return one.tensor.eq(0).all().item<bool>(); });
+}
+
 PatchPlace PixelPrompt::draw_place(at::Generator& generator) const {
   if (shape_.form != PromptForm::vp_random_patch) return {0, 0};
   const at::Tensor drawn = at::randint(shape_.frame - shape_.width, {2}, generator, at::TensorOptions(at::kLong));

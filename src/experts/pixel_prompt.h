@@ -80,6 +80,8 @@ class PixelPrompt {
   at::Tensor prompted(const at::Tensor& framed_pictures, const ChannelNorm& norm, PatchPlace place = {0, 0}) const;
   /// The prompt as one picture [3, F, F] in pixel units (VP's forms: times σ).
   at::Tensor picture(const ChannelNorm& norm, PatchPlace place = {0, 0}) const;
+  /// Whether the prompt changes no picture.
+  bool is_zero() const;
   /// Row and column uniform on 0 … F − p − 1; (0, 0) for all other forms, for which nothing is drawn.
   PatchPlace draw_place(at::Generator& generator) const;
 

@@ -72,6 +72,9 @@ void Objective::source_terms(Source& source, const data::Dataset& dataset, const
   const std::vector<backbones::TokenIds> answers = source.questions->answers(dataset, batch.examples);
   std::int64_t tokens = 0;
   for (const backbones::TokenIds& answer : answers) tokens += static_cast<std::int64_t>(answer.size());
+  // Nothing moves without a prompt. Features that were computed in another batch differ by rounding even then, and a length's gradient
+  // does not know how short it is.
+  const bool unmoved = prompt_.is_zero();
   double main = 0, fca = 0;
   for (std::int64_t begin = 0; begin < all; begin += step) {
     const std::int64_t count = std::min(step, all - begin);
@@ -82,17 +85,11 @@ void Objective::source_terms(Source& source, const data::Dataset& dataset, const
     const backbones::TaskLoss task = source.model.model->task_loss(visual.tokens, asked, right, context());
     main += task.sum.item<double>() / static_cast<double>(tokens);
     at::Tensor loss = task.sum / (static_cast<double>(tokens) * models);
-    if (options_.fca > 0) {
+    if (options_.fca > 0 && !unmoved) {
       const std::vector<at::Tensor> clean = clean_features(source, asked, batch, begin, count);
-      at::Tensor apart;
-      if (options_.features == ConsistencyFeatures::projected) {
-        const at::NoGradGuard no_grad;
-        const at::Tensor projected = source.model.model->project(clean, context());
-        const at::AutoGradMode grad(true);
-        apart = feature_consistency(visual.tokens, projected);
-      } else {
-        apart = consistency(visual.features, clean);
-      }
+      const at::Tensor apart = options_.features == ConsistencyFeatures::projected
+                                   ? feature_consistency(visual.tokens, projected(source, clean))
+                                   : consistency(visual.features, clean);
       const double share = static_cast<double>(count) / static_cast<double>(all);
       fca += apart.item<double>() * share;
       loss = loss + apart * (options_.fca * share / models);
@@ -112,6 +109,11 @@ std::vector<at::Tensor> Objective::clean_features(Source& source, std::span<cons
   const at::NoGradGuard no_grad;
   const at::Tensor pixels = experts::clean_input(batch.pictures.narrow(0, begin, count), source.model.norm, source.model.side);
   return source.model.model->encode(pixels, instructions, context()).features;
+}
+
+at::Tensor Objective::projected(Source& source, std::span<const at::Tensor> features) const {
+  const at::NoGradGuard no_grad;
+  return source.model.model->project(features, context());
 }
 
 double Objective::semantics(const PromptBatch& batch, experts::PatchPlace place) {

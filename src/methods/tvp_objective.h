@@ -61,6 +61,7 @@ class Objective {
                     ObjectiveValue& value);
   std::vector<at::Tensor> clean_features(Source& source, std::span<const backbones::Instruction> instructions, const PromptBatch& batch,
                                          std::int64_t begin, std::int64_t count) const;
+  at::Tensor projected(Source& source, std::span<const at::Tensor> features) const;
   double semantics(const PromptBatch& batch, experts::PatchPlace place);
   nn::Context context() const;
 
