@@ -80,7 +80,8 @@ seed = 1
 
 
 def losses(run):
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["contrast_loss" if "contrast_loss" in row else "answer_loss"] for row in rows]
 
 
 @pytest.mark.parametrize("kind", ["llava", "opt", "t5", "clip"])
