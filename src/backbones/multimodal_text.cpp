@@ -1,6 +1,7 @@
 #include "backbones/multimodal_text.h"
 
-#include <algorithm>
+#include <optional>
+#include <string>
 
 #include "core/error.h"
 
@@ -30,6 +31,18 @@ TokenIds joined(std::initializer_list<TokenIds> parts) {
   return all;
 }
 
+/// A line's end as one token where the vocabulary has its byte: said by itself, SentencePiece would put a space in front of it.
+TokenIds newline(const text::Tokenizer& tokenizer) {
+  if (const std::optional<std::int64_t> byte = tokenizer.id_of("<0x0A>")) return {*byte};
+  return plain(tokenizer, "\n");
+}
+
+/// The end symbol where it is text, which the released code tokenises together with the answer in front of it.
+std::string_view spoken_end(MultimodalFamily family) {
+  if (family == MultimodalFamily::minigpt4) return "\n";
+  return family == MultimodalFamily::vpgtrans ? "###" : "";
+}
+
 /// Sequences of section 6 of the method's specification, as the released code builds them.
 PromptFormat format_of(MultimodalFamily family, bool encoder_decoder, const text::Tokenizer& tokenizer, const fs::path& folder) {
   const auto say = [&](std::string_view text) { return plain(tokenizer, text); };
@@ -50,7 +63,7 @@ PromptFormat format_of(MultimodalFamily family, bool encoder_decoder, const text
     case MultimodalFamily::vpgtrans:
       format.training = {.before = joined({{token("<s>")}, say("<Img>")}), .behind = say("</Img>"), .tail = {}};
       format.scoring = format.training;
-      format.answer_end = say(family == MultimodalFamily::minigpt4 ? "\n" : "###");
+      format.answer_end = family == MultimodalFamily::minigpt4 ? newline(tokenizer) : say("###");
       format.generation = {
           .before = joined({{token("<s>")}, say("###Human: <Img>")}), .behind = say("</Img>"), .tail = say("###Assistant:")};
       break;
@@ -74,7 +87,7 @@ PromptFormat format_of(MultimodalFamily family, bool encoder_decoder, const text
       format.generation = {.before = {}, .behind = joined({{token("</s>")}, say("Question:")}), .tail = say("Answer:")};
       break;
     case MultimodalFamily::llava:
-      format.training = {.before = joined({{token("<s>")}, say("USER:")}), .behind = say("\n"), .tail = say("ASSISTANT:")};
+      format.training = {.before = joined({{token("<s>")}, say("USER:")}), .behind = newline(tokenizer), .tail = say("ASSISTANT:")};
       format.scoring = format.generation = format.training;
       format.answer_end = {token("</s>")};
       break;
@@ -120,6 +133,10 @@ TokenIds MultimodalText::tokens(std::string_view text) const {
 }
 
 TokenIds MultimodalText::answer(std::string_view text) const {
+  if (const std::string_view end = spoken_end(family_); !end.empty()) {
+    tokens(text);  // refuses a text without tokens
+    return tokens(std::string(text) + std::string(end));
+  }
   return joined({tokens(text), answer_end_});
 }
 

@@ -143,8 +143,9 @@ TEST_P(Families, PixelsGetGradientsWithAndWithoutRecomputation) {
     return torch::autograd::grad({loss.mean()}, {pixels}).front();
   };
   const at::Tensor plain = gradient(false);
-  EXPECT_GT(plain.abs().max().item<double>(), 0);
-  EXPECT_TRUE(at::allclose(plain, gradient(true), 1e-4, 1e-7));
+  const double size = plain.norm().item<double>();
+  EXPECT_GT(size, 1e-3);
+  EXPECT_LT((plain - gradient(true)).norm().item<double>(), 1e-4 * size);
 }
 
 TEST_P(Families, EmptyAnswersAndOtherSizesAreRefused) {

@@ -31,6 +31,18 @@ void write_sharded(const TempFolder& folder, std::string_view map = R"({"a":"s1.
   folder.write("model.safetensors.index.json", R"({"metadata":{"total_size":3},"weight_map":)" + std::string(map) + "}");
 }
 
+TEST(Checkpoint, OfSeveralFilesTheLastCounts) {
+  const TempFolder folder;
+  folder.write("config.json", R"({"parts":[{"name":"one","path":"one.safetensors"},{"name":"two","path":"two.safetensors"}]})");
+  folder.write("one.safetensors", one_byte_tensors({"a", "b"}));
+  folder.write("two.safetensors", one_byte_tensors({"b", "c"}));
+  const Checkpoint checkpoint = Checkpoint::open(folder.path());
+  EXPECT_EQ(checkpoint.tensors().size(), 3U);
+  ASSERT_EQ(checkpoint.files().size(), 2U);
+  EXPECT_EQ(checkpoint.find("b"), &checkpoint.files()[1].tensors()[0]);
+  EXPECT_EQ(checkpoint.mapping_of(*checkpoint.find("b")), checkpoint.files()[1].mapping());
+}
+
 TEST(Checkpoint, OneFile) {
   const TempFolder folder;
   folder.write("config.json", R"({"model_type":"bert"})");
