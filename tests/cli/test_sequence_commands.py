@@ -157,6 +157,8 @@ def test_tasks_of_several_kinds_make_a_graph_and_an_average(tmp_path, ofa, pictu
     assert 0 <= metric(tmp_path / "run", pictures["labels"])["accuracy"]["value"] <= 1
     kept = json.loads((tmp_path / "run" / "expert" / "adapter_config.json").read_text())
     assert kept["peft_type"] == "MMTUNE_ADAPTER"
+    mmtune("explain", tmp_path / "run", "--data", pictures["labels"], "--out", tmp_path / "page.html", check=0)
+    assert "labels-run" in (tmp_path / "page.html").read_text()
     # AdapterFusion and output mixing of the same.
     for mode in ("attention", "mixture"):
         (tmp_path / mode).mkdir()
@@ -191,6 +193,24 @@ def test_bad_recipes_and_data(tmp_path, ofa, pictures, change, message):
     done = train(tmp_path, ofa, data, change.get("task", "generate"), check=None, generate=generate, **sections)
     assert done.returncode in (1, 2)
     assert message in done.stderr and done.stderr.count("\n") <= 3, done.stderr
+
+
+def test_a_run_opens_like_any_other(tmp_path, ofa, pictures):
+    """forward, merge and resume on a run without a head."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    lora = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"]}
+    train(tmp_path, ofa, pictures["labels"], expert=lora, generate={"instruction": "what does the image describe?"}, train={"checkpoint_every": 2})
+    run = tmp_path / "run"
+    save_file({"input_ids": torch.tensor([[0, 300, 301, 2]]), "decoder_input_ids": torch.tensor([[0, 300]])}, tmp_path / "x.safetensors")
+    mmtune("forward", run, "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors", check=0)
+    mmtune("merge", run, "--out", tmp_path / "merged", check=0)
+    mmtune("forward", tmp_path / "merged", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "z.safetensors", check=0)
+    one, other = load_file(tmp_path / "y.safetensors")["logits"], load_file(tmp_path / "z.safetensors")["logits"]
+    assert torch.allclose(one, other, atol=1e-4)
+    merged = json.loads(mmtune("eval", run, "--data", pictures["labels"], f"backbone.main={ofa}", "--json", check=0).stdout)
+    assert merged["examples"] == 48
 
 
 def test_a_backbone_that_only_reads_is_refused(tmp_path, pictures):
