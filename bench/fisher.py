@@ -4,7 +4,8 @@
 
 The embedding is timed by itself (the pass that `mmtune graph embed` reports), the loop likewise; the loop may take fewer texts, its time is then
 scaled to the same number. `over_epoch` compares the embedding with the same number of training steps of `mmtune train` on the same texts
-(forward, backward, update), `pi_over_single` the median step of an average of three experts with that of one. Prints one JSON object.
+(forward, backward, update), `pi_over_single` the median step of an average of three experts with that of one, for LoRA,
+adapters and prefixes. Prints one JSON object.
 """
 
 import argparse
@@ -69,11 +70,14 @@ def ours(*arguments):
     return done.stdout
 
 
-def train(folder, name, manifest, **expert):
-    """One epoch; the median step in seconds."""
+KINDS = {"lora": {"method": "lora", "rank": 8, "targets": ["query", "value"]}, "adapter": {"method": "adapter", "bottleneck": 64},
+         "prefix": {"method": "prefix", "length": 20}}
+
+
+def train(folder, name, manifest, expert):
+    """One epoch; the run's record."""
     recipe = folder / f"{name}.toml"
-    keys = {"method": "lora", "rank": 8, "targets": ["query", "value"]} | expert
-    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None)
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in expert.items())
     recipe.write_text(f'task = "classify"\n[backbone]\nmain = {json.dumps(str(MODEL))}\n[expert]\n{text}\n[data]\ntrain = {json.dumps(str(manifest))}\n'
                       f"[train]\nepochs = 1\nbatch = 32\nlr = 1e-3\nseed = 1\nthreads = {options.threads}\n")
     ours("train", recipe, "--out", folder / name)
@@ -89,19 +93,20 @@ with tempfile.TemporaryDirectory() as scratch:
     for path, part in ((manifest, rows), (short, rows[:: max(len(rows) // options.loop_texts, 1)][: options.loop_texts])):
         path.write_text("".join(json.dumps({"text": row["text"], "label": str(row["label"])}) + "\n" for row in part))
     loop_texts = len(short.read_text().splitlines())
-    fast, loop, epoch, single, three = [], [], [], [], []
+    fast, loop, epoch, ratios = [], [], [], {kind: [] for kind in KINDS}
     for number in range(options.rounds):
-        record = train(folder, f"a{number}", manifest)
-        step = record["performance"]["median_step_seconds"]
-        epoch.append(step * record["total_steps"])
-        single.append(step)
-        for other in ("b", "c"):
+        for kind, expert in KINDS.items():
+            record = train(folder, f"{kind}{number}", manifest, expert)
+            step = record["performance"]["median_step_seconds"]
+            if kind == "lora":
+                epoch.append(step * record["total_steps"])
             if number == 0:
-                train(folder, other, manifest)
-        average = train(folder, f"pi{number}", manifest, method="pi", rank=None, targets=None, target=str(folder / f"a{number}"),
-                        experts=[str(folder / "b"), str(folder / "c")])
-        three.append(average["performance"]["median_step_seconds"])
-        made = ours("--threads", options.threads, "graph", "embed", folder / f"a{number}", "--json", "--out", folder / "e.safetensors")
+                for other in ("b", "c"):
+                    train(folder, kind + other, manifest, expert)
+            average = train(folder, f"pi-{kind}{number}", manifest, {"method": "pi", "target": str(folder / f"{kind}{number}"),
+                                                                     "experts": [str(folder / f"{kind}b"), str(folder / f"{kind}c")]})
+            ratios[kind].append(average["performance"]["median_step_seconds"] / step)
+        made = ours("--threads", options.threads, "graph", "embed", folder / f"lora{number}", "--json", "--out", folder / "e.safetensors")
         fast.append(json.loads(made)["seconds"])
         done = subprocess.run([sys.executable, __file__, "--peer", short, "--threads", str(options.threads)], capture_output=True, text=True)
         if done.returncode:
@@ -110,4 +115,4 @@ with tempfile.TemporaryDirectory() as scratch:
     middle = statistics.median
     print(json.dumps({"work": f"embedding of {len(rows)} texts, LoRA on MiniLM", "texts": len(rows), "seconds": middle(fast),
                       "loop_over_ours": middle(loop) / middle(fast), "over_epoch": middle(fast) / middle(epoch),
-                      "pi_over_single": middle(three) / middle(single), "threads": options.threads}))
+                      "pi_over_single": {kind: middle(values) for kind, values in ratios.items()}, "threads": options.threads}))

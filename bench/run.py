@@ -57,6 +57,16 @@ rows.append((f'{mope["work"]}; the peer is `bench/mope_peer.py`', "≤ 1.20 × b
 rows.append(("the same with K = 64", "≤ 1.03 × the step", f'{mope["step_of_64_experts_over_4"]:.2f} ×'))
 if "first_epoch_over_later" in mope:
     rows.append(("MoPE with a frozen text tower, real sentences: the second epoch", "≥ 1.5 × the first's speed", f'{mope["first_epoch_over_later"]:.2f} ×'))
+fisher, = lines(bench("fisher", "--rounds", options.rounds, "--threads", options.threads))
+rows.append((fisher["work"], "≥ 20 × a loop of single examples; ≤ 1.6 × a training epoch",
+             f'{fisher["loop_over_ours"]:.1f} × the loop\'s speed; {fisher["over_epoch"]:.2f} × the epoch'))
+rows.append(("a step that averages three experts, against that of one", "≤ 1.08 ×",
+             "; ".join(f"{kind} {ratio:.2f} ×" for kind, ratio in fisher["pi_over_single"].items())))
+graph, = lines(bench("graph", "--threads", options.threads))
+rows.append((graph["work"], "seconds; memory of two embeddings at a time",
+             f'{graph["values_per_second"] / 1e6:.0f} M values compared a second, {graph["seconds"]:.0f} s; {graph["peak_over_two"]:.2f} × two embeddings'))
+written, = lines(bench("generate", "--rounds", options.rounds, "--threads", options.threads))
+rows.append((f'writing answers: {written["work"]}', "≥ 2 × the uncached form", f'{written["uncached_over_cached"]:.1f} ×'))
 cached, = lines(bench("cached_epoch", "--threads", options.threads))
 rows.append((f'{cached["work"]}: the second epoch', "≥ 50 × the first",
              f'{cached["first_epoch_over_second"]:.0f} ×; the first epoch of the next run {cached["first_epoch_over_first_of_the_next_run"]:.0f} ×'))
@@ -98,6 +108,6 @@ frozen weights), at the rate of float32 matrix products measured between the ste
 Products with frozen weights are split in two bfloat16 numbers where the processor multiplies those (docs/engine.md), which is how a step can
 take less than the bound; the figures in brackets are without that. `bench/parts.py` times the operations of one block alone.
 
-Single rows: `python bench/step.py`, `bench/epoch.py`, `bench/cached_epoch.py`, `bench/lean.py`, `bench/mope.py`, `bench/mpi.py`, `bench/start.py`, `bench/tokenizer.py`, `bench/images.py`; each says at its top what it does.
+Single rows: `python bench/step.py`, `bench/epoch.py`, `bench/cached_epoch.py`, `bench/lean.py`, `bench/mope.py`, `bench/fisher.py`, `bench/graph.py`, `bench/generate.py`, `bench/mpi.py`, `bench/start.py`, `bench/tokenizer.py`, `bench/images.py`; each says at its top what it does.
 """)
 print(f"wrote {options.out}")

@@ -99,6 +99,7 @@ TensorMap run_outputs(const std::string& folder, const TensorMap& inputs) {
         {.what = "the run has two towers", .where = folder, .expected = "a run with one", .hint = "mmtune predict answers with both"});
   const train::Tower& tower = *opened.model->towers().front();
   TensorMap outputs = tower.backbone().forward_named(inputs, nn::Context{});
+  if (!opened.model->has_head()) return outputs;  // what a decoder says is among them
   const at::Tensor features = pooled(outputs, inputs, tower.pooling());
   std::vector<std::int64_t> every;
   for (std::int64_t i = 0; i < features.size(0); ++i) every.push_back(i);

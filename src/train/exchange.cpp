@@ -138,9 +138,9 @@ Exported export_run(const ExportOptions& options) {
                     .base_model = how.base_model,
                     .model_class = model_class_of(backbone.info().architecture),
                     .auto_class = "AutoModel",
-                    .head = options.head,
+                    .head = options.head && run.model->has_head(),
                     .classes = {}};
-  if (options.head) {
+  if (exported.head) {
     const HfHead head = hf_head_of(run.recipe, *run.model);
     how.task_model = true;
     how.without_pooler = head.pooling != backbones::Pooling::pooler;
@@ -152,7 +152,7 @@ Exported export_run(const ExportOptions& options) {
     exported.auto_class = head.auto_class;
     exported.classes = run.task->classes();
   }
-  if (!options.head) {
+  if (!exported.head) {
     // PEFT puts prompts in front only where it knows what the model is for.
     if (exported.peft_type == "PREFIX_TUNING" || exported.peft_type == "PROMPT_TUNING") how.task_type = "FEATURE_EXTRACTION";
     if (tower->checkpoint().config().value("model_type", "") == "clip")

@@ -176,7 +176,7 @@ Merged merge_run(const MergeOptions& options) {
   for (const Tower* tower : towers)
     for (const auto& expert : tower->experts()) experts::refuse_unmergeable(*expert, options.run.string());
   std::optional<HfHead> head;
-  if (options.head) head = hf_head_of(run.recipe, *run.model);
+  if (options.head && run.model->has_head()) head = hf_head_of(run.recipe, *run.model);
 
   Merged merged;
   const io::Checkpoint& source = towers.front()->checkpoint();

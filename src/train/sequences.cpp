@@ -14,6 +14,13 @@ namespace mmtune::train {
 
 namespace {
 
+[[noreturn]] void refuse_scores() {
+  throw UsageError({.what = "the answers of this task are written, and have no scores in one tensor",
+                    .where = "task",
+                    .expected = "a task with a head",
+                    .hint = "mmtune eval and mmtune predict answer in words"});
+}
+
 constexpr std::string_view kind_names[] = {"words", "box", "label", "annotators"};
 
 AnswerKind kind_named(const std::string& name) {
@@ -207,13 +214,11 @@ std::vector<double> Sequences::plain_losses(const at::Tensor& logits, const data
 }
 
 std::unique_ptr<Scorer> Sequences::scorer() const {
-  MMTUNE_ASSERT(false);
-  return nullptr;
+  refuse_scores();
 }
 
 std::vector<Prediction> Sequences::predict(const at::Tensor&, std::int64_t) const {
-  MMTUNE_ASSERT(false);
-  return {};
+  refuse_scores();
 }
 
 std::vector<std::string> Sequences::metric_names() const {

@@ -43,7 +43,7 @@ class Sequences final : public Task {
   at::Tensor sampled_loss(const at::Tensor& logits, at::Generator generator) const override;
   /// Summed negative log-likelihood of every example's answer, without smoothing.
   std::vector<double> plain_losses(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const;
-  /// Of answers in words there are no scores in one tensor: evaluate_sequences() judges them.
+  /// Throws UsageError, as predict() does: of answers in words there are no scores in one tensor (train/sequence_answers.h judges them).
   std::unique_ptr<Scorer> scorer() const override;
   std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const override;
   std::vector<std::string> metric_names() const override;

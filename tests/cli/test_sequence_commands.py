@@ -6,7 +6,7 @@ import random
 import pytest
 
 from ofa_models import make_ofa
-from training_support import COLOURS, make_pictures, make_text_model, mmtune, read_lines, sentence, trained_files, write_jsonl, write_recipe
+from training_support import COLOURS, ROOT, make_pictures, make_text_model, mmtune, read_lines, sentence, trained_files, write_jsonl, write_recipe
 
 pytest.importorskip("torch")
 
@@ -157,6 +157,8 @@ def test_tasks_of_several_kinds_make_a_graph_and_an_average(tmp_path, ofa, pictu
     assert 0 <= metric(tmp_path / "run", pictures["labels"])["accuracy"]["value"] <= 1
     kept = json.loads((tmp_path / "run" / "expert" / "adapter_config.json").read_text())
     assert kept["peft_type"] == "MMTUNE_ADAPTER"
+    mmtune("explain", tmp_path / "run", "--data", pictures["labels"], "--out", tmp_path / "page.html", check=0)
+    assert "labels-run" in (tmp_path / "page.html").read_text()
     # AdapterFusion and output mixing of the same.
     for mode in ("attention", "mixture"):
         (tmp_path / mode).mkdir()
@@ -193,6 +195,55 @@ def test_bad_recipes_and_data(tmp_path, ofa, pictures, change, message):
     assert message in done.stderr and done.stderr.count("\n") <= 3, done.stderr
 
 
+def test_a_run_opens_like_any_other(tmp_path, ofa, pictures):
+    """forward, merge and resume on a run without a head."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    lora = {"method": "lora", "rank": 2, "targets": ["q_proj", "v_proj"]}
+    train(tmp_path, ofa, pictures["labels"], expert=lora, generate={"instruction": "what does the image describe?"}, train={"checkpoint_every": 2})
+    run = tmp_path / "run"
+    save_file({"input_ids": torch.tensor([[0, 300, 301, 2]]), "decoder_input_ids": torch.tensor([[0, 300]])}, tmp_path / "x.safetensors")
+    mmtune("forward", run, "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "y.safetensors", check=0)
+    mmtune("merge", run, "--out", tmp_path / "merged", check=0)
+    mmtune("forward", tmp_path / "merged", "--inputs", tmp_path / "x.safetensors", "--out", tmp_path / "z.safetensors", check=0)
+    one, other = load_file(tmp_path / "y.safetensors")["logits"], load_file(tmp_path / "z.safetensors")["logits"]
+    assert torch.allclose(one, other, atol=1e-4)
+    merged = json.loads(mmtune("eval", run, "--data", pictures["labels"], f"backbone.main={ofa}", "--json", check=0).stdout)
+    assert merged["examples"] == 48
+
+
 def test_a_backbone_that_only_reads_is_refused(tmp_path, pictures):
     done = train(tmp_path, make_text_model(tmp_path / "bert"), pictures["texts"], check=2)
     assert "writes no answers" in done.stderr
+
+
+RECIPES = sorted((ROOT / "recipes" / "pi").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_understood(tmp_path, ofa, pictures, path):
+    """Every recipe's keys are checked before its model and data are looked for; the sequence tasks' then learn from made-up data."""
+    text = path.read_text()
+    task = text.split('task = "')[1].split('"')[0]
+    missing = mmtune("train", path, "backbone.main=/nonexistent/model", "data.train=/nonexistent/data.jsonl", "--out", tmp_path / "none")
+    assert missing.returncode == 1 and ("/nonexistent" in missing.stderr or "answers.txt" in missing.stderr), missing.stderr
+    if task == "classify" or 'method = "pi"' in text or 'method = "fusion"' in text:
+        return
+    rows = [{"id": str(i), "image": row["image"], "text": "a red box", "text_pair": "a box"} for i, row in enumerate(read_lines(pictures["labels"])[:12])]
+    changes = [f"backbone.main={ofa}", "train.epochs=1", "train.batch=4", "train.accumulate=1", "train.threads=1", "data.workers=0"]
+    classes = {"snli_ve": ["entailment", "neutral", "contradiction"], "rte": ["entailment", "not_entailment"], "flowers_few_shot": ["red", "blue"]}
+    for i, row in enumerate(rows):
+        if path.stem in classes:
+            row["label"] = classes[path.stem][i % len(classes[path.stem])]
+        elif task == "ground":
+            row["answers"] = ["1,2,17,18"]
+        else:
+            row["answers"] = ["red", "red", "blue"] if task == "generate" else ["a red box."]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    changes += [f"data.train={data}", f"data.valid={data}", "data.shots=0", "data.columns={}"]
+    if path.stem == "vqa_v2":
+        (tmp_path / "answers.txt").write_text("red\nblue\nbox\n")
+        changes.append(f"data.classes_file={tmp_path / 'answers.txt'}")
+    mmtune("train", path, *changes, "--out", tmp_path / "run", check=0)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
