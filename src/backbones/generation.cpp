@@ -70,7 +70,7 @@ std::vector<std::int64_t> repeating(const std::vector<std::int64_t>& seen, std::
 
 class Generator {
  public:
-  Generator(CachedDecoder& decoder, const GenerationOptions& options) : decoder_(decoder), options_(options) {}
+  explicit Generator(const GenerationOptions& options) : options_(options) {}
 
   /// Scores [n, V] of what may follow each line: log-probabilities, or for greedy search logits. −inf: forbidden.
   at::Tensor scores(const at::Tensor& logits, const std::vector<const Line*>& lines, bool logs) const {
@@ -143,7 +143,6 @@ class Generator {
   bool improvable(const Search& search) const;
 
  private:
-  CachedDecoder& decoder_;
   const GenerationOptions& options_;
 };
 
@@ -195,7 +194,7 @@ std::vector<std::int64_t> Generator::step(Search& search, const at::Tensor& scor
 
 std::vector<std::vector<Continuation>> beam_search(CachedDecoder& decoder, at::Tensor logits, const GenerationOptions& options,
                                                    std::vector<Line> starts) {
-  const Generator generator(decoder, options);
+  const Generator generator(options);
   std::vector<Search> searches(starts.size());
   for (std::size_t row = 0; row < starts.size(); ++row) searches[row].lines.push_back(std::move(starts[row]));
   while (true) {
@@ -231,7 +230,7 @@ std::vector<std::vector<Continuation>> beam_search(CachedDecoder& decoder, at::T
 
 std::vector<std::vector<Continuation>> greedy_search(CachedDecoder& decoder, at::Tensor logits, const GenerationOptions& options,
                                                      std::vector<Line> lines) {
-  const Generator generator(decoder, options);
+  const Generator generator(options);
   std::vector<std::vector<Continuation>> answers(lines.size());
   std::vector<std::size_t> row_of(lines.size());  // which row an unfinished line belongs to
   for (std::size_t i = 0; i < row_of.size(); ++i) row_of[i] = i;
