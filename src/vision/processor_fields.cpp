@@ -74,12 +74,12 @@ std::array<double, 3> ProcessorFields::channels(const char* key, const std::arra
   return channels;
 }
 
-Size ProcessorFields::size(const char* key, Size standard, Number number) const {
+TargetSize ProcessorFields::size(const char* key, TargetSize standard, Number number) const {
   const Json* value = find(key);
   if (value == nullptr) return standard;
   if (is_side(*value)) {
     const auto side = value->get<std::int64_t>();
-    return number == Number::square ? Size{.height = side, .width = side} : Size{.shortest_edge = side};
+    return number == Number::square ? TargetSize{.height = side, .width = side} : TargetSize{.shortest_edge = side};
   }
   if (value->is_array() && value->size() == 2 && is_side((*value)[0]) && is_side((*value)[1])) {
     return {.height = (*value)[0].get<std::int64_t>(), .width = (*value)[1].get<std::int64_t>()};

@@ -13,7 +13,7 @@
 namespace mmtune::vision {
 
 /// A fixed height and width, or the length of the shorter edge with the picture's own proportions.
-struct Size {
+struct TargetSize {
   std::int64_t height = 0;
   std::int64_t width = 0;
   std::int64_t shortest_edge = 0;  ///< 0: height and width are given
@@ -35,7 +35,7 @@ class ProcessorFields {
   /// One number for all channels, or three.
   std::array<double, 3> channels(const char* key, const std::array<double, 3>& standard) const;
   /// {"height": h, "width": w}, {"shortest_edge": n}, [h, w] or n.
-  Size size(const char* key, Size standard, Number number = Number::square) const;
+  TargetSize size(const char* key, TargetSize standard, Number number = Number::square) const;
   /// PIL's number: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
   Filter filter(const char* key, Filter standard) const;
 

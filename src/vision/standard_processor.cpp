@@ -19,10 +19,10 @@ namespace {
 
 struct Settings {
   std::string type;
-  std::optional<Size> size;  // none: not resized
-  std::int64_t divisor = 0;  // over 0: both sides are brought down to a multiple, and the longer one is bounded (ViLT)
+  std::optional<TargetSize> size;  // none: not resized
+  std::int64_t divisor = 0;        // over 0: both sides are brought down to a multiple, and the longer one is bounded (ViLT)
   Filter filter = Filter::bilinear;
-  std::optional<Size> crop;  // none: not cropped
+  std::optional<TargetSize> crop;  // none: not cropped
   bool pads = false;
   std::optional<double> rescale_factor;
   std::optional<std::array<double, 3>> mean;  // with std; none: not normalised
@@ -79,7 +79,7 @@ class StandardProcessor final : public ImageProcessor {
 
   PixelValues operator()(const Image& image) const override {
     if (!settings_.size) return look_up_cropped(image);
-    const Size size = target_of(image);
+    const TargetSize size = target_of(image);
     return look_up_cropped(resize(image, size.width, size.height, settings_.filter));
   }
 
@@ -108,13 +108,13 @@ class StandardProcessor final : public ImageProcessor {
     return number(values[0]) + "," + number(values[1]) + "," + number(values[2]);
   }
 
-  static std::string shape(const Size& size) {
+  static std::string shape(const TargetSize& size) {
     if (size.shortest_edge > 0) return "shortest_edge:" + std::to_string(size.shortest_edge);
     return std::to_string(size.height) + "x" + std::to_string(size.width);
   }
 
-  Size target_of(const Image& image) const {
-    const Size& size = *settings_.size;
+  TargetSize target_of(const Image& image) const {
+    const TargetSize& size = *settings_.size;
     if (size.shortest_edge == 0) return size;
     if (settings_.divisor > 0) return whole_patches(image);
     const std::int64_t shorter = std::min(image.height, image.width), longer = std::max(image.height, image.width);
@@ -123,12 +123,12 @@ class StandardProcessor final : public ImageProcessor {
       throw Error({.what = "the picture is too thin to be resized with its proportions",
                    .where = settings_.type,
                    .got = std::to_string(image.width) + " x " + std::to_string(image.height)});
-    return image.width <= image.height ? Size{.height = other, .width = size.shortest_edge}
-                                       : Size{.height = size.shortest_edge, .width = other};
+    return image.width <= image.height ? TargetSize{.height = other, .width = size.shortest_edge}
+                                       : TargetSize{.height = size.shortest_edge, .width = other};
   }
 
   /// The shorter edge as asked for, unless the longer one would exceed 1333/800 of it; then down to multiples of the divisor.
-  Size whole_patches(const Image& image) const {
+  TargetSize whole_patches(const Image& image) const {
     const auto shortest = static_cast<double>(settings_.size->shortest_edge);
     const auto longest = static_cast<double>(static_cast<std::int64_t>(1333.0 / 800.0 * shortest));
     const auto height = static_cast<double>(image.height), width = static_cast<double>(image.width);
@@ -141,7 +141,7 @@ class StandardProcessor final : public ImageProcessor {
       new_width = scale * new_width;
     }
     const auto down = [this](double length) { return static_cast<std::int64_t>(length + 0.5) / settings_.divisor * settings_.divisor; };
-    const Size target{.height = down(new_height), .width = down(new_width)};
+    const TargetSize target{.height = down(new_height), .width = down(new_width)};
     if (target.height < 1 || target.width < 1)
       throw Error({.what = "the picture is too thin to be resized with its proportions",
                    .where = settings_.type,
@@ -181,11 +181,11 @@ namespace {
 /// What absent fields mean, by type.
 struct Defaults {
   std::string type;
-  Size size;
+  TargetSize size;
   Number number;  // what a bare number for `size` means
   Filter filter;
   bool crops;
-  std::optional<Size> crop_size;
+  std::optional<TargetSize> crop_size;
   std::array<double, 3> mean, std;
   bool pads = false;  // makes batches of pictures of different sizes
   std::int64_t divisor = 0;
@@ -208,7 +208,7 @@ std::unique_ptr<ImageProcessor> make_standard(const Json& config, const std::str
     }
   }
   if (defaults.divisor == 0 && fields.flag("do_center_crop", defaults.crops)) {  // ViLT's processor never crops
-    settings.crop = fields.size("crop_size", defaults.crop_size.value_or(Size{}));
+    settings.crop = fields.size("crop_size", defaults.crop_size.value_or(TargetSize{}));
     if (settings.crop->height == 0) throw Error({.what = "do_center_crop needs a crop_size of fixed height and width", .where = where});
   }
   if (fields.flag("do_rescale", true)) settings.rescale_factor = fields.number("rescale_factor", 1.0 / 255.0);
@@ -243,7 +243,7 @@ std::unique_ptr<ImageProcessor> make_clip_processor(const Json& config, const st
                         .number = Number::shortest_edge,
                         .filter = Filter::bicubic,
                         .crops = true,
-                        .crop_size = Size{.height = 224, .width = 224},
+                        .crop_size = TargetSize{.height = 224, .width = 224},
                         .mean = {0.48145466, 0.4578275, 0.40821073},
                         .std = {0.26862954, 0.26130258, 0.27577711}});
 }

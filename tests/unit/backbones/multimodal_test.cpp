@@ -70,9 +70,9 @@ struct Case {
   const char* text;
 };
 
-class Families : public testing::TestWithParam<Case> {
+class MultimodalFamilies : public testing::TestWithParam<Case> {
  protected:
-  Families() : model_(lively(GetParam().family, GetParam().text)) {
+  MultimodalFamilies() : model_(lively(GetParam().family, GetParam().text)) {
     at::manual_seed(1);
     pixels_ = at::randn({2, 3, 12, 12});
   }
@@ -83,7 +83,7 @@ class Families : public testing::TestWithParam<Case> {
   const std::vector<Instruction> instructions_ = {{.words = {11, 12, 13}, .qformer = {1, 5, 6, 2}}, {.words = {14}, .qformer = {1, 7, 2}}};
 };
 
-TEST_P(Families, ScoresInTheSequenceOfTrainingAreItsLosses) {
+TEST_P(MultimodalFamilies, ScoresInTheSequenceOfTrainingAreItsLosses) {
   const at::NoGradGuard no_grad;
   const at::Tensor visual = encode(pixels_).tokens;
   EXPECT_EQ(visual.size(1), model_->multimodal().visual_tokens);
@@ -100,7 +100,7 @@ TEST_P(Families, ScoresInTheSequenceOfTrainingAreItsLosses) {
     }
 }
 
-TEST_P(Families, AnswersOfDifferentLengthsAddUp) {
+TEST_P(MultimodalFamilies, AnswersOfDifferentLengthsAddUp) {
   const at::NoGradGuard no_grad;
   const at::Tensor visual = encode(pixels_).tokens;
   const std::vector<TokenIds> answers = {{20, 21, 22, 2}, {25, 2}};
@@ -113,7 +113,7 @@ TEST_P(Families, AnswersOfDifferentLengthsAddUp) {
   EXPECT_NEAR(both.sum.item<double>(), sum, 1e-4);
 }
 
-TEST_P(Families, GeneratedWordsHaveTheProbabilitiesOfTheLoss) {
+TEST_P(MultimodalFamilies, GeneratedWordsHaveTheProbabilitiesOfTheLoss) {
   const at::NoGradGuard no_grad;
   const at::Tensor visual = encode(pixels_).tokens;
   MultimodalLm::Begun begun = model_->begin(visual, instructions_, model_->format().training, {});
@@ -127,13 +127,13 @@ TEST_P(Families, GeneratedWordsHaveTheProbabilitiesOfTheLoss) {
   }
 }
 
-TEST_P(Families, ProjectionsMakeTheTokensOfTheFeatures) {
+TEST_P(MultimodalFamilies, ProjectionsMakeTheTokensOfTheFeatures) {
   const at::NoGradGuard no_grad;
   const VisualTokens made = encode(pixels_);
   EXPECT_TRUE(at::allclose(model_->project(made.features, {}), made.tokens, 1e-5, 1e-6));
 }
 
-TEST_P(Families, PixelsGetGradientsWithAndWithoutRecomputation) {
+TEST_P(MultimodalFamilies, PixelsGetGradientsWithAndWithoutRecomputation) {
   const std::vector<TokenIds> answers = {{20, 21, 2}, {25, 2}};
   const auto gradient = [&](bool recompute) {
     nn::Context context;
@@ -148,7 +148,7 @@ TEST_P(Families, PixelsGetGradientsWithAndWithoutRecomputation) {
   EXPECT_LT((plain - gradient(true)).norm().item<double>(), 1e-4 * size);
 }
 
-TEST_P(Families, EmptyAnswersAndOtherSizesAreRefused) {
+TEST_P(MultimodalFamilies, EmptyAnswersAndOtherSizesAreRefused) {
   const at::NoGradGuard no_grad;
   const at::Tensor visual = encode(pixels_).tokens;
   const std::vector<TokenIds> one_empty = {{20}, {}};
@@ -157,7 +157,7 @@ TEST_P(Families, EmptyAnswersAndOtherSizesAreRefused) {
   EXPECT_THROW(encode(at::zeros({2, 3, 8, 8})), Error);
 }
 
-TEST_P(Families, SitesAreThoseOfAllParts) {
+TEST_P(MultimodalFamilies, SitesAreThoseOfAllParts) {
   EXPECT_GT(model_->macs(20, false), model_->picture_macs(0));
   EXPECT_GT(model_->picture_macs(0), 0);
   std::set<std::string> names;
@@ -166,7 +166,7 @@ TEST_P(Families, SitesAreThoseOfAllParts) {
   EXPECT_FALSE(model_->sites().keys_values.empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Families,
+INSTANTIATE_TEST_SUITE_P(All, MultimodalFamilies,
                          testing::Values(Case{"llava", "llama"}, Case{"blip-2", "opt"}, Case{"blip-2", "t5"}, Case{"instructblip", "llama"},
                                          Case{"instructblip", "t5"}, Case{"minigpt4", "llama"}, Case{"bliva", "llama"}));
 
