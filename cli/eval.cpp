@@ -82,6 +82,7 @@ int run(const Options& options, const Session& session) {
                           .image = {},
                           .text = {},
                           .model = options.other,
+                          .corrupt = options.corrupt,
                           .batch = options.batch,
                           .json = options.json},
                          session);

@@ -39,7 +39,7 @@ struct Options {
   std::vector<std::string> items;
   std::string out;
   std::optional<std::string> model, html, png, svg;
-  std::vector<std::string> models, data;
+  std::vector<std::string> models, data, corrupt;
   std::int64_t side = 0, batch = 32, seed = 0;
   bool json = false;
 };
@@ -183,18 +183,26 @@ methods::TvpRecipe question_of(const std::string& first, const std::vector<std::
 }
 
 int transfer(const Options& options, const Session& session) {
-  std::vector<std::string> prompts, assignments;
-  for (const std::string& item : options.items) {
-    std::error_code ignored;
-    (item.find('=') != std::string::npos && !fs::exists(item, ignored) ? assignments : prompts).push_back(item);
-  }
+  std::vector<std::string> prompts, assignments, models, data;
+  // Behind --models and --data, which take several, changes of the recipe look like one more of them.
+  const auto sort = [&](const std::vector<std::string>& items, std::vector<std::string>& kept) {
+    for (const std::string& item : items) {
+      std::error_code ignored;
+      (item.find('=') != std::string::npos && !fs::exists(item, ignored) ? assignments : kept).push_back(item);
+    }
+  };
+  sort(options.items, prompts);
+  sort(options.models, models);
+  sort(options.data, data);
+  std::vector<vision::Corruption> corruptions;
+  for (const std::string& text : options.corrupt) corruptions.push_back(vision::parse_corruption(text, "--corrupt"));
   if (prompts.empty()) throw UsageError({.what = "prompt transfer needs a prompt", .where = "arguments"});
   const methods::TvpRecipe recipe = question_of(prompts.front(), assignments);
   train::set_threads(session.threads > 0 ? session.threads : recipe.train.threads);
   std::vector<methods::NamedPrompt> named;
   for (const std::string& path : prompts) named.push_back(methods::named_prompt(path));
   const report::TransferMatrix matrix =
-      methods::transfer_matrix(recipe, named, {.models = options.models, .data = options.data, .changes = {}, .batch = options.batch});
+      methods::transfer_matrix(recipe, named, {.models = models, .data = data, .corruptions = corruptions, .batch = options.batch});
   if (options.html) write_file_atomically(*options.html, report::transfer_page(matrix));
   if (options.json) {
     print_json(report::transfer_json(matrix));
@@ -240,6 +248,11 @@ Command prompt_command() {
         arguments.option("--models", &options->models, {.help = "transfer: the models", .value = "MODEL", .comma = true, .many = true});
         arguments.option("--data", &options->data,
                          {.help = "transfer: labelled data, read as the recipe's [data] says", .value = "MANIFEST", .many = true});
+        arguments.option("--corrupt", &options->corrupt,
+                         {.help = "transfer: also with every picture made worse, as mmtune eval --corrupt: gaussian_noise:3,jpeg:5",
+                          .value = "NAME:SEVERITY",
+                          .comma = true,
+                          .many = true});
         arguments.option("--batch", &options->batch, {.help = "transfer: examples of a forward pass", .value = "N", .min = 1});
         arguments.option("--seed", &options->seed, {.help = "of what is drawn: a random patch's place, noise", .value = "N", .min = 0});
         arguments.option("--html", &options->html, {.help = "show, transfer: write a page", .value = "FILE"});

@@ -25,7 +25,6 @@ methods::ScoreRequest request_of(const PromptedQuestion& question, const methods
   return {.prompt = &run.prompt.prompt,
           .shape = run.prompt.prompt.shape(),
           .shown = methods::ShownPicture::prompted,
-          .change = {},
           .score = {.reduction = run.recipe.question.reduction, .format = run.recipe.question.format},
           .matmul_precision = run.recipe.train.matmul_precision,
           .batch = question.batch,
@@ -54,7 +53,9 @@ Json metrics_json(const std::vector<report::Metric>& metrics) {
 int eval_prompted(const PromptedQuestion& question, const Session& session) {
   const methods::TvpRun run = methods::open_tvp_run(question.run, question.assignments);
   train::set_threads(session.threads > 0 ? session.threads : run.recipe.train.threads);
-  const data::Dataset dataset = data::read_dataset(methods::prompt_question_options(run.recipe.data, question.data, run.classes));
+  data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, run.classes);
+  if (!question.corrupt.empty()) read.corruption = vision::parse_corruption(question.corrupt, "--corrupt");
+  const data::Dataset dataset = data::read_dataset(read);
   const methods::PromptedModel model = open_model(question, run.recipe);
   const methods::Questions questions(run.recipe.question, run.recipe.task, *model.text, run.classes);
   std::optional<report::BootstrapOptions> bootstrap;

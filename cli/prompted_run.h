@@ -16,6 +16,7 @@ struct PromptedQuestion {
   std::string data;                        ///< eval, or predict for many
   std::optional<std::string> image, text;  ///< predict for one
   std::string model;                       ///< another one than the run's first source; empty: that
+  std::string corrupt;                     ///< eval: a corruption of every picture; empty: none
   std::int64_t batch = 32, top = 5;
   bool json = false;
 };

@@ -49,7 +49,7 @@ def make_llava(folder, seed=0, side=28, width=32, scale=0.12):
                               patch_size=7, projection_dim=16)
     llama = LlamaConfig(vocab_size=words, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
                         bos_token_id=0, eos_token_id=2, pad_token_id=1, max_position_embeddings=256)
-    model = LlavaForConditionalGeneration(LlavaConfig(vision, llama, image_token_index=4)).eval()
+    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=llama, image_token_index=4)).eval()
     _randomise(model, seed, scale)
     model.save_pretrained(folder)
     write_processor(folder, side)

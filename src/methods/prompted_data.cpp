@@ -66,8 +66,7 @@ vision::Image read_picture(const data::Example& example) {
                  .expected = "the field image",
                  .hint = "map the file's field with data.columns"});
   try {
-    const std::string bytes = data::read_media(*example.image);
-    return vision::decode_image(std::as_bytes(std::span(bytes)), example.image->display());
+    return data::read_picture(*example.image);
   } catch (const Error& error) {
     throw Error({.what = error.what(), .where = "example " + printable(example.id)});
   }
@@ -93,6 +92,11 @@ std::vector<std::string> spoken_names(const TvpQuestionSection& section, const s
 Questions::Questions(const TvpQuestionSection& section, PromptTask task, const backbones::MultimodalText& text,
                      const std::vector<std::string>& classes)
     : text_(text), instruction_(section.instruction.empty() ? usual_instruction(task) : section.instruction) {
+  if ((task == PromptTask::yes_no || task == PromptTask::detect) && classes.size() != 2)
+    throw UsageError({.what = "the task has two answers",
+                      .where = "task",
+                      .expected = "two classes, as in data.classes = [\"no\", \"yes\"]",
+                      .got = std::to_string(classes.size())});
   same_ = instruction_.find("{text}") == std::string::npos;
   if (same_) shared_ = text.instruction(instruction_);
   for (const std::string& name : spoken_names(section, classes)) {

@@ -30,9 +30,6 @@ struct PictureDraw {
 /// The draws of an example in a step: functions of the seed, the step and the example's place in the batch.
 PictureDraw drawn_picture(const TvpTrainSection& section, std::int64_t step, std::int64_t place);
 
-/// Changes a decoded picture before it is resized (corruptions of a robustness study).
-using PictureChange = std::function<vision::Image(const vision::Image& image, const data::Example& example)>;
-
 /// A decoded picture as [3, F, F] float32 in [0, 1]: its square of `image` pixels in a black frame of `frame`.
 at::Tensor framed_picture(const vision::Image& image, std::int64_t image_side, std::int64_t frame, const PictureDraw& draw = {});
 /// Decodes the example's picture. Throws Error naming the example: none, unreadable.

@@ -86,9 +86,7 @@ std::optional<at::Tensor> candidate_scores(const PromptedModel& model, const Que
     std::vector<at::Tensor> pictures;
     for (std::int64_t i = number * request.batch; i < std::min((number + 1) * request.batch, count); ++i) {
       const data::Example& example = dataset.examples[static_cast<std::size_t>(i)];
-      vision::Image image = read_picture(example);
-      if (request.change) image = request.change(image, example);
-      pictures.push_back(framed_picture(image, shape.image, shape.frame));
+      pictures.push_back(framed_picture(read_picture(example), shape.image, shape.frame));
       batch.examples.push_back(i);
     }
     batch.pictures = at::stack(pictures);
@@ -145,11 +143,7 @@ std::vector<report::Metric> judge(PromptTask task, const at::Tensor& scores, con
   }
   const auto yes = [&](report::Weights weights) { return count_yes(predicted, table.truth, weights); };
   if (task == PromptTask::yes_no || task == PromptTask::detect) {
-    if (classes != 2)
-      throw UsageError({.what = "the task has two answers",
-                        .where = "task",
-                        .expected = "two classes, as in data.classes = [\"no\", \"yes\"]",
-                        .got = std::to_string(classes)});
+    MMTUNE_ASSERT(classes == 2);  // Questions refuses others
     add("precision", [&](report::Weights weights) { return ratio(yes(weights).right, yes(weights).predicted); });
     add("recall", [&](report::Weights weights) { return ratio(yes(weights).right, yes(weights).there); });
     add("f1", [&](report::Weights weights) {

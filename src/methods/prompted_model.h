@@ -38,7 +38,6 @@ struct ScoreRequest {
   const experts::PixelPrompt* prompt = nullptr;  ///< of `prompted`
   experts::PromptShape shape;                    ///< sizes of `framed` and `full`; those of `prompt` where there is one
   ShownPicture shown = ShownPicture::prompted;
-  PictureChange change;  ///< empty: pictures as they are
   backbones::ScoreOptions score;
   nn::MatmulPrecision matmul_precision = nn::MatmulPrecision::high;
   std::int64_t batch = 32;

@@ -336,7 +336,6 @@ bool Trainer::evaluate_now() {
                        {.prompt = &prompt_,
                         .shape = prompt_.shape(),
                         .shown = ShownPicture::prompted,
-                        .change = {},
                         .score = {.reduction = recipe_.question.reduction, .format = recipe_.question.format},
                         .matmul_precision = recipe_.train.matmul_precision,
                         .batch = recipe_.train.batch,

@@ -65,14 +65,16 @@ report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vecto
   const experts::PromptShape shape = prompts.front().prompt.shape();
   report::TransferMatrix matrix{.metric = metric_of(recipe.task), .models = options.models, .blocks = {}};
 
-  std::vector<data::Dataset> sets;
-  std::vector<NamedChange> changes = {{"", {}}};
-  changes.insert(changes.end(), options.changes.begin(), options.changes.end());
+  std::vector<data::Dataset> sets;  ///< one a block
+  std::vector<std::optional<vision::Corruption>> changes = {std::nullopt};
+  changes.insert(changes.end(), options.corruptions.begin(), options.corruptions.end());
   for (const std::string& path : options.data) {
-    sets.push_back(data::read_dataset(prompt_question_options(recipe.data, path, recipe.data.classes)));
-    for (const NamedChange& change : changes) {
+    for (const std::optional<vision::Corruption>& change : changes) {
+      data::ReadOptions read = prompt_question_options(recipe.data, path, recipe.data.classes);
+      read.corruption = change;
+      sets.push_back(data::read_dataset(read));
       report::TransferBlock block{.data = sets.back().source,
-                                  .change = change.name,
+                                  .change = change ? vision::describe(*change) : "",
                                   .examples = static_cast<std::int64_t>(sets.back().examples.size()),
                                   .rows = {}};
       block.rows.push_back({.name = "no prompt, in the frame", .zero_shot = true, .cells = {}});
@@ -86,30 +88,27 @@ report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vecto
     for (std::size_t s = 0; s < sets.size(); ++s) {
       const data::Dataset& dataset = sets[s];
       const Questions questions(recipe.question, recipe.task, *model.text, dataset.classes);
-      for (std::size_t c = 0; c < changes.size(); ++c) {
-        report::TransferBlock& block = matrix.blocks[s * changes.size() + c];
-        ScoreRequest request{.prompt = nullptr,
-                             .shape = shape,
-                             .shown = ShownPicture::framed,
-                             .change = changes[c].change,
-                             .score = {.reduction = recipe.question.reduction, .format = recipe.question.format},
-                             .matmul_precision = recipe.train.matmul_precision,
-                             .batch = options.batch,
-                             .workers = static_cast<int>(recipe.data.workers),
-                             .seed = static_cast<std::uint64_t>(recipe.train.seed),
-                             .label = name,
-                             .stop = {}};
-        const at::Tensor plain = *candidate_scores(model, questions, dataset, request);
-        block.rows[0].cells.push_back(judged(recipe, plain, {}, dataset));
-        request.shown = ShownPicture::full;
-        block.rows[1].cells.push_back(judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset));
-        request.shown = ShownPicture::prompted;
-        for (std::size_t p = 0; p < prompts.size(); ++p) {
-          request.prompt = &prompts[p].prompt;
-          report::TransferCell cell = judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset);
-          cell.source = std::find(prompts[p].sources.begin(), prompts[p].sources.end(), model.fingerprint) != prompts[p].sources.end();
-          block.rows[2 + p].cells.push_back(std::move(cell));
-        }
+      report::TransferBlock& block = matrix.blocks[s];
+      ScoreRequest request{.prompt = nullptr,
+                           .shape = shape,
+                           .shown = ShownPicture::framed,
+                           .score = {.reduction = recipe.question.reduction, .format = recipe.question.format},
+                           .matmul_precision = recipe.train.matmul_precision,
+                           .batch = options.batch,
+                           .workers = static_cast<int>(recipe.data.workers),
+                           .seed = static_cast<std::uint64_t>(recipe.train.seed),
+                           .label = name,
+                           .stop = {}};
+      const at::Tensor plain = *candidate_scores(model, questions, dataset, request);
+      block.rows[0].cells.push_back(judged(recipe, plain, {}, dataset));
+      request.shown = ShownPicture::full;
+      block.rows[1].cells.push_back(judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset));
+      request.shown = ShownPicture::prompted;
+      for (std::size_t p = 0; p < prompts.size(); ++p) {
+        request.prompt = &prompts[p].prompt;
+        report::TransferCell cell = judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset);
+        cell.source = std::find(prompts[p].sources.begin(), prompts[p].sources.end(), model.fingerprint) != prompts[p].sources.end();
+        block.rows[2 + p].cells.push_back(std::move(cell));
       }
     }
   }

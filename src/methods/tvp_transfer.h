@@ -21,15 +21,10 @@ struct NamedPrompt {
 /// From a run, a folder or a file; the sources are those that its metadata name.
 NamedPrompt named_prompt(const std::filesystem::path& path);
 
-struct NamedChange {
-  std::string name;
-  PictureChange change;
-};
-
 struct TransferOptions {
   std::vector<std::string> models;
-  std::vector<std::string> data;     ///< manifests, read as the recipe's [data] says
-  std::vector<NamedChange> changes;  ///< of the pictures, beside the unchanged ones
+  std::vector<std::string> data;                ///< manifests, read as the recipe's [data] says
+  std::vector<vision::Corruption> corruptions;  ///< of the pictures, beside the unchanged ones
   std::int64_t batch = 32;
 };
 

@@ -27,6 +27,19 @@ const Json& section(const Json& config, const char* key, const std::string& wher
   return *found;
 }
 
+/// As transformers spells it today: T5 has no scope of its own inside a multimodal model, and BLIP-2's Q-Former no words.
+std::string published_name(const std::string& name, const Json& config) {
+  std::string spelt = backbones::spellings_of(name).front();
+  const auto replace_front = [&](const std::string& from, const std::string& to) {
+    if (spelt.starts_with(from)) spelt = to + spelt.substr(from.size());
+  };
+  const std::string type = config.value("model_type", "");
+  if (type == "blip-2") replace_front("qformer.embeddings.layernorm.", "qformer.layernorm.");
+  if (config.contains("text_config") && config["text_config"].value("model_type", "") == "t5")
+    replace_front("language_model.model.", "language_model.");
+  return spelt;
+}
+
 }  // namespace
 
 YoungSpeaker::YoungSpeaker(const AnswersRecipe& recipe, const PictureList& list)
@@ -140,7 +153,7 @@ void YoungSpeaker::write(const fs::path& folder) const {
   std::vector<io::TensorEntry> entries;
   for (const nn::NamedTensor& one : unfrozen_->tensors()) {
     kept.push_back(one.tensor.detach().to(at::kHalf).contiguous());
-    entries.push_back(nn::to_entry(speaker_ != nullptr ? backbones::spellings_of(one.name).front() : one.name, kept.back()));
+    entries.push_back(nn::to_entry(speaker_ != nullptr ? published_name(one.name, config_) : one.name, kept.back()));
   }
   io::write_safetensors(folder / "model.safetensors", entries, {{"format", "pt"}});
   Json config = config_;

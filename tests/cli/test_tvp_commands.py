@@ -206,6 +206,19 @@ def test_the_transfer_matrix(tmp_path, world):
     assert "no prompt, in the frame" in text and "tvp" in text
 
 
+def test_corrupted_pictures(tmp_path, world):
+    train(tmp_path, world)
+    arguments = ["prompt", "transfer", tmp_path / "run", "--models", world["llava"], "--data", world["data"], "--corrupt", "impulse_noise:5,contrast:5"]
+    matrix = json.loads(mmtune(*arguments, "--json", check=0).stdout)
+    assert [block["change"] for block in matrix["blocks"]] == ["", "impulse_noise:5", "contrast:5"]
+    plain, noisy = (block["rows"][2]["cells"][0] for block in matrix["blocks"][:2])
+    assert plain != noisy
+    evaluated = json.loads(mmtune("eval", tmp_path / "run", "--data", world["data"], "--corrupt", "impulse_noise:5", "--json", check=0).stdout)
+    own = next(row for row in evaluated["rows"] if row["shown"] == "prompted")
+    assert own["metrics"]["accuracy"]["value"] == noisy["value"]
+    assert "gaussian_noise" in mmtune(*arguments[:-1], "gaussian_noize:3", check=2).stderr
+
+
 def test_a_prompt_alone_is_asked_by_key_value(tmp_path, world):
     save_file({"perturbation": numpy.zeros((3, 28, 28), "float32")}, tmp_path / "zero.safetensors")
     matrix = json.loads(mmtune("prompt", "transfer", tmp_path / "zero.safetensors", "question.instruction=what colour is it?",
@@ -282,7 +295,7 @@ def test_going_on_from_a_prompt(tmp_path, world):
     "changes,words",
     [
         (["expert.image_size=21"], ["expert.image_size", "odd"]),
-        (["expert.width=14"], ["expert.width"]),
+        (["expert.width=14"], ["expert.image_size", "fit into the frame"]),
         (["expert.tse=0.1"], ["expert.caption_model"]),
         (["expert.caption=nothing"], ["expert.caption", "{}"]),
         (["expert.form=border_"], ["expert.form", "border"]),
