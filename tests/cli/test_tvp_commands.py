@@ -214,7 +214,7 @@ def test_corrupted_pictures(tmp_path, world):
     plain, noisy = (block["rows"][2]["cells"][0] for block in matrix["blocks"][:2])
     assert plain != noisy
     evaluated = json.loads(mmtune("eval", tmp_path / "run", "--data", world["data"], "--corrupt", "impulse_noise:5", "--json", check=0).stdout)
-    assert evaluated["metrics"]["accuracy"]["value"] == noisy["value"]
+    assert evaluated["metrics"]["mean_score"]["value"] == noisy["metrics"]["mean_score"]["value"]
     assert "gaussian_noise" in mmtune(*arguments[:-1], "gaussian_noize:3", check=2).stderr
 
 
