@@ -190,7 +190,8 @@ void declare(OptionVisitor& v, SequenceSection& s) {
   v.field("max_tokens", s.max_tokens, {.help = "most tokens of an answer, its end not counted", .min = 1});
   v.field("min_tokens", s.min_tokens, {.help = "fewest tokens of an answer", .min = 0});
   v.field("no_repeat_ngram", s.no_repeat_ngram, {.help = "no sequence of as many tokens is written twice; 0: anything may be", .min = 0});
-  v.field("length_penalty", s.length_penalty, {.help = "a beam's score is its log-probability over its length to this power"});
+  v.field("length_penalty", s.length_penalty,
+          {.help = "a beam's score is its log-probability over its length to this power", .min = -100, .max = 100});
   v.field("repetition_penalty", s.repetition_penalty, {.help = "against tokens that were written before; 1: none", .above = 0});
   v.field("dropout", s.dropout, {.help = "of the backbone's own states while the expert learns", .min = 0, .below = 1});
   v.field("drop_path", s.drop_path,

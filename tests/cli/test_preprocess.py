@@ -106,6 +106,6 @@ def test_an_unsupported_tokenizer_is_refused_by_name(refused, tmp_path):
     make_bert(tmp_path / "m")
     path = tmp_path / "m" / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    tokenizer["model"]["type"] = "Unigram"
+    tokenizer["model"]["type"] = "WordLevel"
     path.write_text(json.dumps(tokenizer))
-    assert "Unigram" in refused(1, "preprocess", tmp_path / "m", "--text", "a", "--out", tmp_path / "x.safetensors")
+    assert "WordLevel" in refused(1, "preprocess", tmp_path / "m", "--text", "a", "--out", tmp_path / "x.safetensors")

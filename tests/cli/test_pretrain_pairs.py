@@ -147,3 +147,24 @@ def test_ranking_begins_with_its_matching(mmtune, recipe, pictures, tmp_path):
     head, known = load_file(tmp_path / "ranking" / "head.safetensors"), load_file(model / "model.safetensors")
     assert torch.allclose(head["weight"], known["rank_output.weight"].float(), atol=1e-6)
     assert torch.allclose(head["bias"], known["rank_output.bias"].float(), atol=1e-6)
+
+
+def test_the_bundled_model_computes_what_transformers_computes(mmtune, tmp_path):
+    import pathlib
+
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import BertTokenizer, ViltForMaskedLM
+
+    folder = pathlib.Path(__file__).resolve().parents[2] / "models" / "mmtune-vilt-small-64"
+    model = ViltForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    text = BertTokenizer.from_pretrained(folder)(["a red square left of a blue circle", "there are two [MASK]"], padding=True, return_tensors="pt")
+    inputs = {"input_ids": text["input_ids"], "attention_mask": text["attention_mask"], "pixel_values": torch.rand(2, 3, 64, 64) * 2 - 1}
+    save_file(inputs, tmp_path / "in.safetensors")
+    assert mmtune("forward", folder, "--inputs", tmp_path / "in.safetensors", "--out", tmp_path / "out.safetensors").returncode == 0
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, : text["input_ids"].shape[1]]
+    real = text["attention_mask"].bool()
+    assert torch.allclose(load_file(tmp_path / "out.safetensors")["logits"][real], expected[real], atol=1e-3)
+    # The words that a sentence of its grammar needs stand in its vocabulary.
+    assert "[UNK]" not in BertTokenizer.from_pretrained(folder).tokenize("a zebra at the bottom right, there are no pictures!")
