@@ -31,6 +31,9 @@ class Random {
     }
   }
 
+  /// Uniform in [0, 1).
+  double share() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
+
  private:
   std::uint64_t state_;
 };

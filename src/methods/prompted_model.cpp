@@ -13,6 +13,7 @@
 #include "core/log.h"
 #include "data/prefetch.h"
 #include "io/checkpoint.h"
+#include "report/answers.h"
 
 namespace mmtune::methods {
 
@@ -35,25 +36,6 @@ double number_of(const std::string& name) {
   double value = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), value);
   return error == std::errc() && end == name.data() + name.size() ? value : std::numeric_limits<double>::quiet_NaN();
-}
-
-struct YesCounts {
-  double right = 0, predicted = 0, there = 0, all = 0;
-};
-YesCounts count_yes(std::span<const std::int64_t> predicted, std::span<const std::int64_t> truth, report::Weights weights) {
-  YesCounts counts;
-  for (std::size_t i = 0; i < truth.size(); ++i) {
-    const double weight = weights.empty() ? 1.0 : weights[i];
-    counts.all += weight;
-    if (predicted[i] == 1) counts.predicted += weight;
-    if (truth[i] == 1) counts.there += weight;
-    if (predicted[i] == 1 && truth[i] == 1) counts.right += weight;
-  }
-  return counts;
-}
-
-double ratio(double part, double whole) {
-  return whole > 0 ? part / whole : 0.0;
 }
 
 }  // namespace
@@ -141,16 +123,17 @@ std::vector<report::Metric> judge(PromptTask task, const at::Tensor& scores, con
     add(
         "mean_absolute_error", [&](report::Weights weights) { return report::mean(errors, weights); }, false);
   }
-  const auto yes = [&](report::Weights weights) { return count_yes(predicted, table.truth, weights); };
   if (task == PromptTask::yes_no || task == PromptTask::detect) {
     MMTUNE_ASSERT(classes == 2);  // Questions refuses others
-    add("precision", [&](report::Weights weights) { return ratio(yes(weights).right, yes(weights).predicted); });
-    add("recall", [&](report::Weights weights) { return ratio(yes(weights).right, yes(weights).there); });
-    add("f1", [&](report::Weights weights) {
-      const YesCounts counts = yes(weights);
-      return ratio(2 * counts.right, counts.predicted + counts.there);
-    });
-    add("yes_ratio", [&](report::Weights weights) { return ratio(yes(weights).predicted, yes(weights).all); });
+    // The second class is "yes".
+    const std::vector<std::uint8_t> answered(predicted.begin(), predicted.end()), truth(table.truth.begin(), table.truth.end());
+    const auto add_share = [&](const char* name, double report::YesNo::*share) {
+      add(name, [=](report::Weights weights) { return report::summarise_yes_no(answered, truth, weights).*share; });
+    };
+    add_share("precision", &report::YesNo::precision);
+    add_share("recall", &report::YesNo::recall);
+    add_share("f1", &report::YesNo::f1);
+    add_share("yes_ratio", &report::YesNo::yes_ratio);
   }
   std::optional<report::RocAuc> area;
   if (task == PromptTask::detect) {

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
+#include "core/listed.h"
 #include "core/log.h"
 #include "core/recipe.h"
 #include "core/signals.h"
@@ -309,12 +310,9 @@ void Trainer::log(double rate) {
 }
 
 void Trainer::refuse_not_finite(const std::string& what, double value, const PromptBatch& batch) const {
-  constexpr std::size_t most = 16;
-  std::string ids;
-  for (std::size_t i = 0; i < std::min(most, batch.examples.size()); ++i)
-    ids += (i > 0 ? ", " : "") + printable(data_.train.examples[static_cast<std::size_t>(batch.examples[i])].id, 60);
-  if (batch.examples.size() > most) ids += " and " + std::to_string(batch.examples.size() - most) + " more";
-  throw Error({.what = "the " + what + " is not finite in the batch of examples " + ids,
+  std::vector<std::string> ids;
+  for (const std::int64_t index : batch.examples) ids.push_back(data_.train.examples[static_cast<std::size_t>(index)].id);
+  throw Error({.what = "the " + what + " is not finite in the batch of examples " + listed(ids, 16, 60),
                .where = "step " + std::to_string(state_.step + 1),
                .expected = "a finite number",
                .got = std::to_string(value),

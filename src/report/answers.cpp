@@ -25,21 +25,22 @@ CandidateSummary summarise_candidates(const Scores& scores, Weights weights) {
   return summary;
 }
 
-YesNo summarise_yes_no(std::span<const std::uint8_t> answered_yes, std::span<const std::uint8_t> truly_yes) {
+YesNo summarise_yes_no(std::span<const std::uint8_t> answered_yes, std::span<const std::uint8_t> truly_yes, Weights weights) {
   MMTUNE_ASSERT(answered_yes.size() == truly_yes.size());
   YesNo counts;
   for (std::size_t i = 0; i < answered_yes.size(); ++i) {
     const bool yes = answered_yes[i] != 0, truth = truly_yes[i] != 0;
-    ++(yes ? truth ? counts.true_yes : counts.false_yes : truth ? counts.false_no : counts.true_no);
+    (yes ? truth ? counts.true_yes : counts.false_yes : truth ? counts.false_no : counts.true_no) += weights.empty() ? 1 : weights[i];
   }
   const auto share = [](std::uint64_t part, std::uint64_t whole) {
     return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
   };
-  counts.accuracy = share(counts.true_yes + counts.true_no, answered_yes.size());
+  const std::uint64_t all = counts.true_yes + counts.false_yes + counts.false_no + counts.true_no;
+  counts.accuracy = share(counts.true_yes + counts.true_no, all);
   counts.precision = share(counts.true_yes, counts.true_yes + counts.false_yes);
   counts.recall = share(counts.true_yes, counts.true_yes + counts.false_no);
   counts.f1 = share(2 * counts.true_yes, 2 * counts.true_yes + counts.false_yes + counts.false_no);
-  counts.yes_ratio = share(counts.true_yes + counts.false_yes, answered_yes.size());
+  counts.yes_ratio = share(counts.true_yes + counts.false_yes, all);
   return counts;
 }
 

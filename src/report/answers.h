@@ -27,7 +27,7 @@ struct YesNo {
   double accuracy = 0, precision = 0, recall = 0, f1 = 0;
   double yes_ratio = 0;  ///< share of examples that are answered with yes
 };
-YesNo summarise_yes_no(std::span<const std::uint8_t> answered_yes, std::span<const std::uint8_t> truly_yes);
+YesNo summarise_yes_no(std::span<const std::uint8_t> answered_yes, std::span<const std::uint8_t> truly_yes, Weights weights = {});
 
 /// Area under the ROC curve of score(yes) − score(no), ties counting half; NaN without both kinds.
 double yes_no_auc(std::span<const double> yes_minus_no, std::span<const std::uint8_t> truly_yes);

@@ -4,16 +4,12 @@
 #include <array>
 
 #include "core/error.h"
+#include "text/merge_heap.h"
 #include "text/unicode.h"
 
 namespace mmtune::text {
 
 namespace {
-
-/// What is done first stands last in the heap's order: the lowest rank, of those the leftmost.
-bool later(const MergeCandidate& a, const MergeCandidate& b) {
-  return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
-}
 
 class Bpe : public Model {
  public:
@@ -32,12 +28,7 @@ class Bpe : public Model {
         for (char32_t code = 0; code < kTabled; ++code) letters_[place(first, last)][code] = find_letter(code, first, last);
       }
     }
-    byte_ids_.fill(-1);
-    for (std::size_t byte = 0; options_.byte_fallback && byte < byte_ids_.size(); ++byte) {
-      constexpr std::string_view kDigits = "0123456789ABCDEF";
-      const std::string token = {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
-      byte_ids_[byte] = vocabulary_.find(token).value_or(-1);
-    }
+    if (options_.byte_fallback) byte_ids_ = byte_ids(vocabulary_);
   }
 
   void tokenize(std::span<const Char> word, ModelBuffers& buffers, std::vector<Token>& out) const override {
@@ -124,34 +115,14 @@ class Bpe : public Model {
   }
 
   void merge_all(ModelBuffers& buffers) const {
-    auto& symbols = buffers.symbols;
-    auto& candidates = buffers.candidates;
-    candidates.clear();
-    for (std::uint32_t i = 0; i < symbols.size(); ++i) propose(i, buffers);
-    std::make_heap(candidates.begin(), candidates.end(), later);
-    while (!candidates.empty()) {
-      std::pop_heap(candidates.begin(), candidates.end(), later);
-      const MergeCandidate best = candidates.back();
-      candidates.pop_back();
-      Symbol& left = symbols[best.position];
-      if (left.bytes == 0 || left.next < 0) continue;
-      Symbol& right = symbols[static_cast<std::size_t>(left.next)];
-      // A candidate is out of date when its neighbours have changed; as in the reference package it still holds where the new ones make
-      // the same token.
-      const auto* merge = merges_.find(left.id, right.id);
-      if (merge == nullptr || merge->id != best.id) continue;
-      left.id = best.id;
-      left.bytes += right.bytes;
-      left.next = right.next;
-      right.bytes = 0;
-      if (left.next >= 0) symbols[static_cast<std::size_t>(left.next)].previous = static_cast<std::int32_t>(best.position);
-      const std::size_t before = candidates.size();
-      if (left.previous >= 0) propose(static_cast<std::uint32_t>(left.previous), buffers);
-      propose(best.position, buffers);
-      for (std::size_t size = before + 1; size <= candidates.size(); ++size) {
-        std::push_heap(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(size), later);
-      }
-    }
+    merge_symbols(
+        buffers, [&](std::uint32_t position) { propose(position, buffers); },
+        [this](const Symbol& left, const Symbol& right, const MergeCandidate& candidate) {
+          // A candidate is out of date when its neighbours have changed; as in the reference package it still holds where the new ones make
+          // the same token.
+          const auto* merge = merges_.find(left.id, right.id);
+          return merge != nullptr && merge->id == candidate.id;
+        });
   }
 
   /// Tokens cover the word's bytes one after another, also where letters were left out before them: the reference package counts so.
@@ -174,7 +145,7 @@ class Bpe : public Model {
   BpeOptions options_;
   std::int64_t unknown_ = -1;
   std::array<std::array<std::int64_t, kTabled>, 4> letters_{};
-  std::array<std::int64_t, 256> byte_ids_{};
+  std::vector<std::int64_t> byte_ids_;  ///< with byte fallback only
 };
 
 }  // namespace

@@ -50,6 +50,12 @@ struct ModelBuffers {
   std::vector<PathNode> path;
 };
 
+/// The word as UTF-8 in `bytes`, and in `starts` the byte at which each position begins, then the end.
+void encode_word(std::span<const Char> word, ModelBuffers& buffers);
+
+/// The ids of "<0x00>" to "<0xFF>", −1 where the vocabulary lacks one.
+std::vector<std::int64_t> byte_ids(const Vocabulary& vocabulary);
+
 /// Cuts words into tokens. One object serves many threads.
 class Model {
  public:

@@ -4,17 +4,12 @@
 #include <unordered_map>
 
 #include "core/error.h"
-#include "text/unicode.h"
-#include "text/unigram.h"
+#include "text/byte_trie.h"
+#include "text/merge_heap.h"
 
 namespace mmtune::text {
 
 namespace {
-
-/// What is done first stands last in the heap's order: the best score, of those the leftmost.
-bool later(const MergeCandidate& a, const MergeCandidate& b) {
-  return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
-}
 
 class SentencePieceBpe : public Model {
  public:
@@ -56,13 +51,7 @@ class SentencePieceBpe : public Model {
   static constexpr std::int64_t kFrozen = -2;
 
   void spell(std::span<const Char> word, ModelBuffers& buffers) const {
-    buffers.bytes.clear();
-    buffers.starts.clear();
-    for (const Char& c : word) {
-      buffers.starts.push_back(static_cast<std::uint32_t>(buffers.bytes.size()));
-      append_utf8(buffers.bytes, c.code);
-    }
-    buffers.starts.push_back(static_cast<std::uint32_t>(buffers.bytes.size()));
+    encode_word(word, buffers);
     buffers.symbols.clear();
     buffers.hashes.clear();
     const std::string_view bytes = buffers.bytes;
@@ -92,46 +81,26 @@ class SentencePieceBpe : public Model {
     return merges ? *id : -1;
   }
 
-  void propose(std::int32_t left, Work& work) const {
+  void propose(std::uint32_t left, Work& work) const {
     auto& symbols = work.buffers.symbols;
-    if (left < 0) return;
-    const Symbol& first = symbols[static_cast<std::size_t>(left)];
+    const Symbol& first = symbols[left];
     if (first.next < 0) return;
     const Symbol& second = symbols[static_cast<std::size_t>(first.next)];
     if (first.id == kFrozen || second.id == kFrozen) return;
-    const std::int64_t id = piece_of(text_of(work.buffers, static_cast<std::size_t>(left), first.bytes + second.bytes));
+    const std::int64_t id = piece_of(text_of(work.buffers, left, first.bytes + second.bytes));
     if (id < 0) return;
     const Known& known = pieces_[static_cast<std::size_t>(id)];
-    work.buffers.candidates.push_back({known.rank, static_cast<std::uint32_t>(left), id});
+    work.buffers.candidates.push_back({known.rank, left, id});
     if (known.type == PieceType::unused) work.cuts[id] = first.bytes;
   }
 
   void merge_all(Work& work) const {
-    auto& symbols = work.buffers.symbols;
-    auto& candidates = work.buffers.candidates;
-    candidates.clear();
-    for (std::size_t i = 0; i + 1 < symbols.size(); ++i) propose(static_cast<std::int32_t>(i), work);
-    std::make_heap(candidates.begin(), candidates.end(), later);
-    while (!candidates.empty()) {
-      std::pop_heap(candidates.begin(), candidates.end(), later);
-      const MergeCandidate best = candidates.back();
-      candidates.pop_back();
-      Symbol& left = symbols[best.position];
-      if (left.bytes == 0 || left.next < 0) continue;
-      Symbol& right = symbols[static_cast<std::size_t>(left.next)];
-      if (left.bytes + right.bytes != pieces_[static_cast<std::size_t>(best.id)].size) continue;  // out of date
-      left.id = best.id;
-      left.bytes += right.bytes;
-      left.next = right.next;
-      right.bytes = 0;
-      if (left.next >= 0) symbols[static_cast<std::size_t>(left.next)].previous = static_cast<std::int32_t>(best.position);
-      const std::size_t before = candidates.size();
-      propose(left.previous, work);
-      propose(static_cast<std::int32_t>(best.position), work);
-      for (std::size_t size = before + 1; size <= candidates.size(); ++size) {
-        std::push_heap(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(size), later);
-      }
-    }
+    // A candidate is out of date when its symbols no longer make a piece of its length.
+    merge_symbols(
+        work.buffers, [&](std::uint32_t position) { propose(position, work); },
+        [this](const Symbol& left, const Symbol& right, const MergeCandidate& candidate) {
+          return left.bytes + right.bytes == pieces_[static_cast<std::size_t>(candidate.id)].size;
+        });
   }
 
   void emit(Work& work, std::vector<Token>& out) const {

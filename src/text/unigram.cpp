@@ -76,7 +76,7 @@ class Unigram : public Model {
     const bool single = options_.style == UnigramStyle::sentencepiece;
     auto& path = buffers.path;
     path.assign(word.size() + 1, {0.0, -1, -1});
-    encode(word, buffers);
+    encode_word(word, buffers);
     const std::string_view bytes = buffers.bytes;
     const auto& starts = buffers.starts;
     const auto propose = [&](std::size_t begin, std::size_t end, double sum, std::int64_t id) {
@@ -105,16 +105,6 @@ class Unigram : public Model {
       }
       propose(begin, begin + 1, options_.unknown_score + score, *options_.unknown);
     }
-  }
-
-  static void encode(std::span<const Char> word, ModelBuffers& buffers) {
-    buffers.bytes.clear();
-    buffers.starts.clear();
-    for (const Char& c : word) {
-      buffers.starts.push_back(static_cast<std::uint32_t>(buffers.bytes.size()));
-      append_utf8(buffers.bytes, c.code);
-    }
-    buffers.starts.push_back(static_cast<std::uint32_t>(buffers.bytes.size()));
   }
 
   static std::string spelled(std::span<const Char> word, Range range) {
@@ -154,16 +144,6 @@ class Unigram : public Model {
 };
 
 }  // namespace
-
-std::vector<std::int64_t> byte_ids(const Vocabulary& vocabulary) {
-  constexpr std::string_view kDigits = "0123456789ABCDEF";
-  std::vector<std::int64_t> ids;
-  for (std::size_t byte = 0; byte < 256; ++byte) {
-    const std::string token = {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
-    ids.push_back(vocabulary.find(token).value_or(-1));
-  }
-  return ids;
-}
 
 std::unique_ptr<Model> make_unigram(Vocabulary vocabulary, UnigramOptions options, std::string where) {
   return std::make_unique<Unigram>(std::move(vocabulary), std::move(options), std::move(where));

@@ -33,7 +33,4 @@ std::unique_ptr<Model> make_unigram(Vocabulary vocabulary, UnigramOptions option
 /// Reads the fields of a Unigram model.
 std::unique_ptr<Model> read_unigram(JsonFields& fields);
 
-/// The ids of "<0x00>" to "<0xFF>", −1 where the vocabulary lacks one.
-std::vector<std::int64_t> byte_ids(const Vocabulary& vocabulary);
-
 }  // namespace mmtune::text

@@ -24,7 +24,7 @@ class WordPiece : public Model {
       out.push_back({unknown_, whole});
       return;
     }
-    encode(word, buffers);
+    encode_word(word, buffers);
     const std::size_t before = out.size();
     for (std::uint32_t begin = 0; begin < word.size();) {
       const auto [id, end] = longest_match(begin, whole.end, buffers);
@@ -41,17 +41,6 @@ class WordPiece : public Model {
   const Vocabulary& vocabulary() const override { return vocabulary_; }
 
  private:
-  // The word as UTF-8, with the byte at which each position starts.
-  static void encode(std::span<const Char> word, ModelBuffers& buffers) {
-    buffers.bytes.clear();
-    buffers.starts.clear();
-    for (const Char& c : word) {
-      buffers.starts.push_back(static_cast<std::uint32_t>(buffers.bytes.size()));
-      append_utf8(buffers.bytes, c.code);
-    }
-    buffers.starts.push_back(static_cast<std::uint32_t>(buffers.bytes.size()));
-  }
-
   struct Match {
     std::int64_t id;
     std::uint32_t end;

@@ -38,13 +38,13 @@ std::map<std::string, std::vector<std::int64_t>> rows_by_pattern(const Model& mo
 
 }  // namespace
 
-bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
-                 const std::function<void(const at::Tensor&, const Batch&)>& use) {
+bool each_batch(const Model& model, const data::Dataset& dataset, const ForwardOptions& options, bool teach,
+                const std::function<void(const Batch&)>& use) {
   const at::NoGradGuard no_grad;
   const auto count = static_cast<std::int64_t>(dataset.examples.size());
   std::vector<std::int64_t> order(dataset.examples.size());
   std::iota(order.begin(), order.end(), std::int64_t{0});
-  const BatchReader reader = model.reader(options.on_error);
+  const BatchReader reader = model.reader(options.on_error, false, teach);
   const auto read = [&](std::int64_t index) {
     const std::int64_t begin = index * options.batch, length = std::min(options.batch, count - begin);
     return reader.read(dataset, std::span(order).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(length)));
@@ -53,14 +53,20 @@ bool forward_all(const Model& model, const data::Dataset& dataset, const Forward
   std::optional<Progress> progress;
   if (!options.label.empty()) progress.emplace(options.label, count, "examples");
   std::int64_t done = 0;
-  while (std::optional<Batch> batch = batches.next()) {
+  while (const std::optional<Batch> batch = batches.next()) {
     if (options.stop && options.stop()) return false;
     done += static_cast<std::int64_t>(batch->examples.size() + batch->skipped.size());
-    use(batch->examples.empty() ? at::Tensor() : model.forward(*batch, {}), *batch);
+    use(*batch);
     if (progress) progress->update(done);
   }
   if (progress) progress->finish();
   return true;
+}
+
+bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
+                 const std::function<void(const at::Tensor&, const Batch&)>& use) {
+  return each_batch(model, dataset, options, false,
+                    [&](const Batch& batch) { use(batch.examples.empty() ? at::Tensor() : model.forward(batch, {}), batch); });
 }
 
 const report::Metric* Evaluation::find(std::string_view name) const {

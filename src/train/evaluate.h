@@ -24,6 +24,10 @@ struct ForwardOptions {
   Communicator* all = nullptr;  ///< of evaluate(): processes that share the work, all with the same model and data
 };
 
+/// Calls `use` with every batch of a data set, in file order, without gradients. `teach`: batches have the answers' words too, where the
+/// model writes. False where `stop` ended it early.
+bool each_batch(const Model& model, const data::Dataset& dataset, const ForwardOptions& options, bool teach,
+                const std::function<void(const Batch&)>& use);
 /// Calls `use` with the logits [B, outputs] of every batch, without gradients. False where `stop` ended it early.
 bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
                  const std::function<void(const at::Tensor&, const Batch&)>& use);

@@ -3,21 +3,13 @@
 namespace mmtune::train {
 
 void declare(OptionVisitor& v, PairsModelSection& s) {
-  v.field("image_size", s.image_size, {.help = "side of a scene in pixels", .min = 16, .max = 1024});
-  v.field("patch_size", s.patch_size, {.help = "side of a patch in pixels", .min = 1, .max = 256});
-  v.field("width", s.width, {.help = "width of the tokens", .min = 1, .max = 8192});
-  v.field("layers", s.layers, {.help = "number of blocks", .min = 1, .max = 128});
-  v.field("heads", s.heads, {.help = "attention heads", .min = 1, .max = 128});
-  v.field("inner", s.inner, {.help = "width inside the feed-forward maps", .min = 1, .max = 65536});
+  declare(v, static_cast<PretrainModelSection&>(s));
   v.field("positions", s.positions, {.help = "longest text in tokens", .min = 4, .max = 512});
   v.field("vocabulary", s.vocabulary, {.help = "word pieces that are kept of the text model's", .min = 100, .max = 1000000});
   v.field(
       "words", s.words,
       {.help = "model folder or name of a BERT whose word pieces are taken, and whose embeddings the words begin with", .required = true});
-  v.field("start", s.start,
-          {.help = "folder of a ViT of this width whose patches, positions and blocks the encoder begins with", .unset = "from nothing"});
-  v.require("patch_size", s.image_size % s.patch_size == 0, "a divisor of model.image_size");
-  v.require("heads", s.width % s.heads == 0, "a divisor of model.width");
+  v.require("image_size", s.image_size >= 16, "at least 16");
 }
 
 void declare(OptionVisitor& v, ScenesSection& s) {

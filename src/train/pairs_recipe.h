@@ -10,17 +10,10 @@
 namespace mmtune::train {
 
 /// The encoder that is made, in the words of transformers' ViltConfig.
-struct PairsModelSection {
-  std::int64_t image_size = 64;
-  std::int64_t patch_size = 8;
-  std::int64_t width = 256;
-  std::int64_t layers = 6;
-  std::int64_t heads = 4;
-  std::int64_t inner = 1024;
+struct PairsModelSection : PretrainModelSection {
   std::int64_t positions = 40;
   std::int64_t vocabulary = 3500;
   std::string words;
-  std::string start;
 };
 void declare(OptionVisitor& visitor, PairsModelSection& section);
 

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
+#include "core/listed.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "io/safetensors.h"
@@ -155,12 +156,7 @@ void Pretrainer::learn() {
 }
 
 void Pretrainer::refuse_not_finite(const std::string& what, double value) const {
-  constexpr std::size_t most = 16;
-  const std::vector<std::string> examples = job_.examples();
-  std::string ids;
-  for (std::size_t i = 0; i < std::min(most, examples.size()); ++i) ids += (i ? ", " : "") + printable(examples[i], 60);
-  if (examples.size() > most) ids += " and " + std::to_string(examples.size() - most) + " more";
-  throw Error({.what = "the " + what + " is not finite in the batch of pictures " + ids,
+  throw Error({.what = "the " + what + " is not finite in the batch of pictures " + listed(job_.examples(), 16, 60),
                .where = "step " + std::to_string(state_.step + 1),
                .expected = "a finite number",
                .got = std::to_string(value),

@@ -116,7 +116,7 @@ void PairsJob::mask_words(std::vector<std::int64_t>& ids, std::int64_t begin, da
   if (words < 1) return;
   const std::int64_t always = 1 + static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(words)));
   for (std::int64_t i = 1; i <= words; ++i) {
-    const bool taken = static_cast<double>(random.next() >> 11) * 0x1.0p-53 < recipe_.tasks.mask;
+    const bool taken = random.share() < recipe_.tasks.mask;
     if (!taken && i != always) continue;
     masked.push_back(begin + i);
     hidden.push_back(ids[static_cast<std::size_t>(i)]);
@@ -144,7 +144,7 @@ PairsBatch PairsJob::make_batch(std::uint64_t stream, std::int64_t number) const
     const Scene scene = scenes_->draw(random);
     std::memcpy(bytes.data_ptr<std::uint8_t>() + b * side * side * 3, scene.image.pixels.data(), scene.image.pixels.size());
     batch.pictures.insert(batch.pictures.end(), scene.pictures.begin(), scene.pictures.end());
-    const bool right = b < with_masks || static_cast<double>(random.next() >> 11) * 0x1.0p-53 >= recipe_.tasks.wrong;
+    const bool right = b < with_masks || random.share() >= recipe_.tasks.wrong;
     texts.push_back(
         tokenizer_->encode(right ? scene.right : scene.wrong, {.max_length = recipe_.model.positions, .with_offsets = false}).ids);
     // Every text has the same room until the longest is known.

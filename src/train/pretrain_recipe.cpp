@@ -15,7 +15,9 @@ void declare(OptionVisitor& v, PretrainModelSection& s) {
   v.field("layers", s.layers, {.help = "number of blocks", .min = 1, .max = 128});
   v.field("heads", s.heads, {.help = "attention heads", .min = 1, .max = 128});
   v.field("inner", s.inner, {.help = "width inside the feed-forward maps", .min = 1, .max = 65536});
-  v.field("start", s.start, {.help = "folder of a tower of this shape to go on from", .unset = "from nothing"});
+  v.field(
+      "start", s.start,
+      {.help = "folder of a tower of this shape to go on from; an encoder of pairs takes the blocks that it has", .unset = "from nothing"});
   v.require("patch_size", s.image_size % s.patch_size == 0, "a divisor of model.image_size");
   v.require("heads", s.width % s.heads == 0, "a divisor of model.width");
 }

@@ -31,11 +31,6 @@ constexpr std::array<const char*, 5> numbers = {"no", "one", "two", "three", "fo
 constexpr std::array<std::array<const char*, 2>, 2> corners = {
     {{"at the top left", "at the top right"}, {"at the bottom left", "at the bottom right"}}};
 
-/// Uniform in [0, 1).
-double share(data::Random& random) {
-  return static_cast<double>(random.next() >> 11) * 0x1.0p-53;
-}
-
 std::int64_t below(data::Random& random, std::int64_t n) {
   return static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(n)));
 }
@@ -90,7 +85,7 @@ SceneMaker::SceneMaker(const std::vector<Picture>& pictures, const ScenesSection
 }
 
 const SceneMaker::Kept& SceneMaker::any(data::Random& random) const {
-  const auto found = std::upper_bound(until_.begin(), until_.end(), share(random) * until_.back());
+  const auto found = std::upper_bound(until_.begin(), until_.end(), random.share() * until_.back());
   return kept_[std::min<std::size_t>(static_cast<std::size_t>(found - until_.begin()), kept_.size() - 1)];
 }
 
@@ -121,7 +116,7 @@ Scene SceneMaker::whole(data::Random& random) const {
 }
 
 Scene SceneMaker::draw(data::Random& random) const {
-  if (share(random) < section_.whole) return whole(random);
+  if (random.share() < section_.whole) return whole(random);
   const std::int64_t field = side_ / 2, smallest = std::max<std::int64_t>(field * 5 / 8, 1);
   const std::int64_t count = 1 + below(random, section_.most);
   std::vector<std::int64_t> fields = {0, 1, 2, 3};
@@ -136,7 +131,7 @@ Scene SceneMaker::draw(data::Random& random) const {
     // One name at least stays out, for what is wrong is said with it.
     std::set<std::string_view> shown{kept->noun};
     for (const Placed& item : placed) shown.insert(item.kept->noun);
-    if (i > 0 && (share(random) < section_.repeat || shown.size() == names_)) {
+    if (i > 0 && (random.share() < section_.repeat || shown.size() == names_)) {
       const auto [begin, size] = same_[static_cast<std::size_t>(placed.back().kept - kept_.data())];
       kept = &kept_[by_noun_[begin + random.below(size)]];
     }
@@ -151,7 +146,7 @@ Scene SceneMaker::draw(data::Random& random) const {
     scene.pictures.push_back(kept->index);
   }
   tell(placed, random, scene);
-  if (share(random) < section_.ground) {
+  if (random.share() < section_.ground) {
     const std::size_t other = (ground + 1 + random.below(grounds.size() - 1)) % grounds.size();
     // Half of the time the ground alone is what is wrong.
     const bool ground_wrong = random.below(2) == 0;

@@ -20,32 +20,6 @@ namespace mmtune::train {
 
 namespace {
 
-/// Batches of a data set, in file order.
-bool each_batch(const Model& model, const data::Dataset& dataset, const ForwardOptions& options, bool teach,
-                const std::function<void(const Batch&)>& use) {
-  const at::NoGradGuard no_grad;
-  const auto count = static_cast<std::int64_t>(dataset.examples.size());
-  std::vector<std::int64_t> order(dataset.examples.size());
-  std::iota(order.begin(), order.end(), std::int64_t{0});
-  const BatchReader reader = model.reader(options.on_error, false, teach);
-  const auto read = [&](std::int64_t index) {
-    const std::int64_t begin = index * options.batch, length = std::min(options.batch, count - begin);
-    return reader.read(dataset, std::span(order).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(length)));
-  };
-  data::Prefetcher<Batch> batches(0, (count + options.batch - 1) / options.batch, read, options.workers, 2 + options.workers);
-  std::optional<Progress> progress;
-  if (!options.label.empty()) progress.emplace(options.label, count, "examples");
-  std::int64_t done = 0;
-  while (const std::optional<Batch> batch = batches.next()) {
-    if (options.stop && options.stop()) return false;
-    done += static_cast<std::int64_t>(batch->examples.size() + batch->skipped.size());
-    use(*batch);
-    if (progress) progress->update(done);
-  }
-  if (progress) progress->finish();
-  return true;
-}
-
 std::string text_of(const BoxCorners& box) {
   std::string text;
   for (const double corner : box) {

@@ -10,8 +10,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "experts/pixel_prompt.h"
-#include "io/safetensors.h"
-#include "nn/weights.h"
+#include "train/pretrain_loop.h"
 
 namespace mmtune::train {
 
@@ -149,13 +148,10 @@ void YoungSpeaker::write(const fs::path& folder) const {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) throw Error({.what = "cannot make the folder: " + error.message(), .where = folder.string()});
-  std::vector<at::Tensor> kept;
-  std::vector<io::TensorEntry> entries;
-  for (const nn::NamedTensor& one : unfrozen_->tensors()) {
-    kept.push_back(one.tensor.detach().to(at::kHalf).contiguous());
-    entries.push_back(nn::to_entry(speaker_ != nullptr ? published_name(one.name, config_) : one.name, kept.back()));
-  }
-  io::write_safetensors(folder / "model.safetensors", entries, {{"format", "pt"}});
+  std::vector<nn::NamedTensor> tensors = unfrozen_->tensors();
+  if (speaker_ != nullptr)
+    for (nn::NamedTensor& one : tensors) one.name = published_name(one.name, config_);
+  write_half(folder / "model.safetensors", tensors, {{"format", "pt"}});
   Json config = config_;
   config["dtype"] = "float16";
   write_file_atomically(folder / "config.json", config.dump(2) + "\n");

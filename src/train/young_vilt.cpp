@@ -9,6 +9,7 @@
 #include "io/checkpoint.h"
 #include "nn/weights.h"
 #include "train/young_blocks.h"
+#include "train/young_vit.h"
 
 namespace mmtune::train {
 
@@ -20,30 +21,19 @@ constexpr double deviation = 0.02;
 
 Json vilt_config(const PairsModelSection& section, std::int64_t vocabulary) {
   const std::int64_t side = section.image_size / section.patch_size;
-  return {{"architectures", {"ViltForMaskedLM"}},
-          {"model_type", "vilt"},
-          {"hidden_size", section.width},
-          {"num_hidden_layers", section.layers},
-          {"num_attention_heads", section.heads},
-          {"intermediate_size", section.inner},
-          {"hidden_act", "gelu"},
-          {"hidden_dropout_prob", 0.0},
-          {"attention_probs_dropout_prob", 0.0},
-          {"initializer_range", deviation},
-          {"layer_norm_eps", young_epsilon},
-          {"vocab_size", vocabulary},
-          {"max_position_embeddings", section.positions},
-          {"type_vocab_size", 2},
-          {"modality_type_vocab_size", 2},
-          {"cls_token_id", 2},
-          {"pad_token_id", 0},
-          {"image_size", section.image_size},
-          {"patch_size", section.patch_size},
-          {"num_channels", 3},
-          {"qkv_bias", true},
-          {"max_image_length", side * side},
-          {"num_images", -1},
-          {"tie_word_embeddings", true}};
+  Json config = encoder_config(section);
+  config.update({{"architectures", {"ViltForMaskedLM"}},
+                 {"model_type", "vilt"},
+                 {"vocab_size", vocabulary},
+                 {"max_position_embeddings", section.positions},
+                 {"type_vocab_size", 2},
+                 {"modality_type_vocab_size", 2},
+                 {"cls_token_id", 2},
+                 {"pad_token_id", 0},
+                 {"max_image_length", side * side},
+                 {"num_images", -1},
+                 {"tie_word_embeddings", true}});
+  return config;
 }
 
 YoungVilt::YoungVilt(const PairsModelSection& section, const at::Tensor& words, std::uint64_t seed)

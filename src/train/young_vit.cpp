@@ -33,10 +33,8 @@ at::Tensor wave_positions(std::int64_t side, std::int64_t width) {
 
 }  // namespace
 
-Json vit_config(const PretrainModelSection& section) {
-  return {{"architectures", {"ViTModel"}},
-          {"model_type", "vit"},
-          {"hidden_size", section.width},
+Json encoder_config(const PretrainModelSection& section) {
+  return {{"hidden_size", section.width},
           {"num_hidden_layers", section.layers},
           {"num_attention_heads", section.heads},
           {"intermediate_size", section.inner},
@@ -49,6 +47,13 @@ Json vit_config(const PretrainModelSection& section) {
           {"patch_size", section.patch_size},
           {"num_channels", 3},
           {"qkv_bias", true}};
+}
+
+Json vit_config(const PretrainModelSection& section) {
+  Json config = encoder_config(section);
+  config["architectures"] = {"ViTModel"};
+  config["model_type"] = "vit";
+  return config;
 }
 
 YoungVit::YoungVit(const PretrainModelSection& section, std::uint64_t seed)

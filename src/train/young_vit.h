@@ -15,6 +15,8 @@
 
 namespace mmtune::train {
 
+/// What the configs of transformers' ViT and ViLT call alike, as a recipe describes it.
+Json encoder_config(const PretrainModelSection& section);
 /// The config.json of transformers' ViTModel that a recipe describes.
 Json vit_config(const PretrainModelSection& section);
 

@@ -113,6 +113,7 @@ def test_it_begins_with_a_vit(mmtune, recipe, tmp_path):
 
 def test_mistakes(refused, recipe, tmp_path):
     assert "vocabulary" in refused(2, "pretrain", recipe, "model.vocabulary=5", "--out", tmp_path / "a")
+    assert "image_size" in refused(2, "pretrain", recipe, "model.image_size=8", "--out", tmp_path / "d")
     assert "single characters" in refused(2, "pretrain", recipe, "model.vocabulary=150", "model.words=" + str(letters(tmp_path)), "--out", tmp_path / "b")
     (tmp_path / "one.jsonl").write_text('{"image": "recipe.toml", "texts": []}\n')
     assert "two different texts" in refused(1, "pretrain", recipe, f"data.pictures={tmp_path / 'one.jsonl'}", "--out", tmp_path / "c")
