@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (!filter.passes(row.fields)) return;
     const auto parsed = parser.parse(row, before ? &*before : nullptr, "other");
     const auto& example = parsed.example;
-    MMTUNE_ASSERT(example.text || example.text_pair || example.image || example.image_pair || example.audio);
+    MMTUNE_ASSERT(example.text || example.text_pair || example.image || example.image_pair || example.audio || example.video);
     MMTUNE_ASSERT(!example.id.empty());
     MMTUNE_ASSERT(!parsed.labels || options.multi_label || parsed.labels->size() == 1);
     if ((choice & 16) != 0) before = row.fields;
