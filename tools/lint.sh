@@ -20,17 +20,4 @@ fi
 if [ ${#files[@]} -eq 0 ]; then
   mapfile -t files < <(git ls-files -co --exclude-standard 'src/*.cpp' 'cli/*.cpp' 'tests/*.cpp' ':!tests/fuzz/*')
 fi
-# Files that are in no target of this configuration have no compile command.
-checked=()
-for file in "${files[@]}"; do
-  if grep -qF "\"file\": \"$PWD/$file\"" build-lint/compile_commands.json; then checked+=("$file"); fi
-done
-[ ${#checked[@]} -gt 0 ] || {
-  echo "lint: none of the files is compiled: ${files[*]}" >&2
-  exit 1
-}
-printf '%s\0' "${checked[@]}" | xargs -0 -n 1 -P "${JOBS:-2}" clang-tidy-14 --quiet -p build-lint || {
-  echo "lint: clang-tidy found something (see above)" >&2
-  exit 1
-}
-echo "clang-tidy is content with ${#checked[@]} files"
+python3 tools/lint_groups.py build-lint "${JOBS:-2}" "${files[@]}"
