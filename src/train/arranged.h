@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "train/inputs.h"
+#include "train/batch_reader.h"
 #include "train/task.h"
 
 namespace mmtune::train {

@@ -17,8 +17,8 @@
 #include "data/example.h"
 #include "data/vqa_answers.h"
 #include "text/tokenizer.h"
+#include "train/batch_reader.h"
 #include "train/grounding.h"
-#include "train/inputs.h"
 #include "train/recipe.h"
 
 namespace mmtune::train {
