@@ -253,7 +253,11 @@ TaskEmbedding TaskEmbedding::open(const fs::path& path) {
 }
 
 void TaskEmbedding::forget() const {
-  for (const io::TensorEntry& one : components()) file_.mapping()->forget(one.data);
+  // All at once: a page that two tensors share would stay with each of them.
+  const auto begins_before = [](const io::TensorEntry& a, const io::TensorEntry& b) { return a.data.data() < b.data.data(); };
+  const auto [first, last] = std::minmax_element(components().begin(), components().end(), begins_before);
+  if (first != components().end())
+    file_.mapping()->forget({first->data.data(), static_cast<std::size_t>(last->data.data() + last->data.size() - first->data.data())});
 }
 
 namespace {

@@ -1,5 +1,7 @@
 #include "methods/task_graph.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -63,9 +65,15 @@ PairSimilarity compare(const std::vector<ComponentView>& a, const std::vector<Co
   MMTUNE_ASSERT(a.size() == b.size());
   PairSimilarity result;
   double ab = 0, aa = 0, bb = 0, sum = 0;
+  std::vector<SimilaritySums> of_component(a.size());
+  at::parallel_for(0, static_cast<std::int64_t>(a.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      MMTUNE_ASSERT(a[i].name == b[i].name && a[i].count == b[i].count);
+      of_component[i] = similarity_sums(a[i].numbers, b[i].numbers, a[i].count, epsilon);
+    }
+  });
   for (std::size_t i = 0; i < a.size(); ++i) {
-    MMTUNE_ASSERT(a[i].name == b[i].name && a[i].count == b[i].count);
-    const SimilaritySums sums = similarity_sums(a[i].numbers, b[i].numbers, a[i].count, epsilon);
+    const SimilaritySums& sums = of_component[i];
     ab += sums.ab;
     aa += sums.aa;
     bb += sums.bb;
@@ -146,6 +154,11 @@ std::string layer_of_component(const std::string& name) {
   return tower + ": " + (side == "decoder" ? "decoder " : "") + (stages ? "stage " : "layer ") + label;
 }
 
+const TaskEmbedding& TaskGraph::read(const fs::path& path) {
+  const auto found = read_.find(path);
+  return found != read_.end() ? found->second : read_.emplace(path, TaskEmbedding::open(path)).first->second;
+}
+
 void TaskGraph::add(const TaskEmbedding& embedding, const std::string& name) {
   for (const GraphTask& task : tasks_)
     if (task.info.task == name)
@@ -171,7 +184,7 @@ void TaskGraph::add(const TaskEmbedding& embedding, const std::string& name) {
                    .where = quoted(task.info.task),
                    .expected = path.string(),
                    .hint = "make it anew (mmtune graph embed " + printable(task.info.run) + "), or build the graph without it"});
-    const TaskEmbedding other = TaskEmbedding::open(path);
+    const TaskEmbedding& other = read(path);
     const PairSimilarity compared = compare(other, embedding);
     Pair pair{.similarity = compared.similarity, .cosine = compared.cosine, .skipped = compared.skipped};
     std::vector<double> sums(layers.size(), 0.0);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -88,6 +89,9 @@ class TaskGraph {
   std::vector<std::string> layers_;
   std::int64_t components_ = 0;
   std::filesystem::path folder_;
+  /// Embeddings that this graph has read and found sound, by path: mapped, and in memory only while they are compared.
+  std::map<std::filesystem::path, TaskEmbedding> read_;
+  const TaskEmbedding& read(const std::filesystem::path& path);
 };
 
 }  // namespace mmtune::methods
