@@ -77,9 +77,19 @@ std::optional<backbones::Modality> tower_for(const TensorMap& inputs) {
   return pictures ? backbones::Modality::image : backbones::Modality::text;
 }
 
+/// Which of `count` output rows stand for inputs that the mask ([B, n]) marks: [B, count]. A backbone that reads sound has a row for many
+/// samples.
+at::Tensor mask_of_rows(const at::Tensor& mask, std::int64_t count, const backbones::Backbone& backbone) {
+  if (mask.size(1) == count) return mask.to(at::kFloat);
+  const at::Tensor lengths = mask.ne(0).sum(1), rows = at::zeros({mask.size(0), count});
+  for (std::int64_t i = 0; i < mask.size(0); ++i) rows[i].narrow(0, 0, backbone.rows_of(lengths[i].item<std::int64_t>())).fill_(1.0);
+  return rows;
+}
+
 /// The feature that a tower's head reads, from padded outputs by HuggingFace's names: [B, D].
-at::Tensor pooled(const TensorMap& outputs, const TensorMap& inputs, backbones::Pooling pooling) {
+at::Tensor pooled(const TensorMap& outputs, const TensorMap& inputs, const train::Tower& tower) {
   using backbones::Pooling;
+  const Pooling pooling = tower.pooling();
   const at::Tensor& rows = outputs.at("last_hidden_state");
   if (pooling == Pooling::pooler) return outputs.at("pooler_output");
   if (pooling == Pooling::first) return rows.select(1, 0);
@@ -87,7 +97,7 @@ at::Tensor pooled(const TensorMap& outputs, const TensorMap& inputs, backbones::
   if (pooling == Pooling::all) return rows.flatten(1);
   const auto mask = inputs.find("attention_mask");
   if (mask == inputs.end()) return rows.mean(1);
-  const at::Tensor weights = mask->second.to(at::kFloat).unsqueeze(2);
+  const at::Tensor weights = mask_of_rows(mask->second, rows.size(1), tower.backbone()).unsqueeze(2);
   return (rows * weights).sum(1) / weights.sum(1);
 }
 
@@ -100,7 +110,7 @@ TensorMap run_outputs(const std::string& folder, const TensorMap& inputs) {
   const train::Tower& tower = *opened.model->towers().front();
   TensorMap outputs = tower.backbone().forward_named(inputs, nn::Context{});
   if (!opened.model->has_head()) return outputs;  // what a decoder says is among them
-  const at::Tensor features = pooled(outputs, inputs, tower.pooling());
+  const at::Tensor features = pooled(outputs, inputs, tower);
   std::vector<std::int64_t> every;
   for (std::int64_t i = 0; i < features.size(0); ++i) every.push_back(i);
   outputs["logits"] = opened.model->head()({{features, every}}, nn::Context{});

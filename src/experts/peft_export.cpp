@@ -27,11 +27,11 @@ Rename renaming(backbones::Backbone& backbone, const PeftExport& how) {
   const auto has = [&](const std::string& name) {
     return std::any_of(slots.begin(), slots.end(), [&](const nn::TensorSlot& slot) { return slot.name == name; });
   };
-  for (const auto& [tower, projection] :
-       {std::pair{"vision_model.", "visual_projection.weight"}, {"text_model.", "text_projection.weight"}}) {
+  for (const bool vision : {true, false}) {
+    if (architecture != (vision ? "clip_vision_model" : "clip_text_model")) continue;
+    const std::string_view tower = vision ? "vision_model." : "text_model.";
+    const char* const projection = vision ? "visual_projection.weight" : "text_projection.weight";
     const bool below = std::any_of(slots.begin(), slots.end(), [&](const nn::TensorSlot& slot) { return slot.name.starts_with(tower); });
-    const bool alone = architecture == (std::string(tower) == "vision_model." ? "clip_vision_model" : "clip_text_model");
-    if (!alone) continue;
     const bool wanted = has(projection) || how.task_model || how.naming == Naming::checkpoint;
     if (below && !wanted) dropped = tower;
     if (!below && wanted) added = tower;

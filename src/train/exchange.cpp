@@ -44,13 +44,6 @@ std::pair<const experts::Expert*, const Tower*> chosen_expert(const TrainedRun& 
   return found;
 }
 
-const at::Tensor& head_tensor(const Head& head, const std::string& name) {
-  for (const nn::NamedTensor& one : head.tensors())
-    if (one.name == name) return one.tensor;
-  MMTUNE_ASSERT(false);
-  return head.tensors().front().tensor;
-}
-
 /// The class of transformers that a bare backbone is.
 std::string model_class_of(const std::string& architecture) {
   if (architecture == "bert") return "BertModel";
@@ -146,7 +139,7 @@ Exported export_run(const ExportOptions& options) {
     how.without_pooler = head.pooling != backbones::Pooling::pooler;
     how.task_type = head.task_type;
     how.modules_to_save = head.modules;
-    for (const auto& [ours, theirs] : head.names) how.head.push_back({theirs, head_tensor(run.model->head(), ours)});
+    how.head = to_hf(head, run.model->head(), tower->checkpoint().config());
     how.metadata["classes"] = run.task->classes();
     exported.model_class = head.model_class;
     exported.auto_class = head.auto_class;
@@ -189,14 +182,17 @@ Imported import_peft(const ImportOptions& options) {
   for (const nn::NamedTensor& one : opened.head) names.push_back(one.name);
   const std::string where = (options.folder / "adapter_model.safetensors").string();
   const HfHead head = hf_head_named(names, info, where);
+  if (head.projected && checkpoint.config().value("use_weighted_layer_sum", false))
+    throw Error({.what = "the head reads a learned sum of all layers, which mmtune's heads do not",
+                 .where = (model / "config.json").string(),
+                 .expected = "use_weighted_layer_sum = false",
+                 .got = "true"});
   Recipe recipe = recipe_for(options, model, *opened.expert);
   describe_head(head, info, recipe);
   if (modality == Modality::text) recipe.backbone.main_input = InputField::text;
   const std::string prefix(experts::task_prefix(info.architecture));
   std::map<std::string, at::Tensor> tensors;
-  for (const auto& [ours, theirs] : head.names)
-    for (const nn::NamedTensor& one : opened.head)
-      if (one.name == (theirs.starts_with(prefix) ? theirs.substr(prefix.size()) : theirs)) tensors[ours] = one.tensor;
+  for (const auto& [ours, theirs] : head.names) tensors[ours] = from_hf(head, ours, opened.head, prefix, where);
   const at::Tensor& last = tensors.at(head.kind == HeadKind::linear ? "bias" : "2.bias");
   imported.classes = classes_for(options, opened.metadata, checkpoint.config(), static_cast<std::size_t>(last.numel()));
   recipe.data.classes = imported.classes;

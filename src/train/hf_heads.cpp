@@ -1,5 +1,7 @@
 #include "train/hf_heads.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 
 #include "core/error.h"
@@ -14,6 +16,8 @@ using backbones::Pooling;
 using Names = std::vector<std::pair<std::string, std::string>>;
 
 const Names linear = {{"weight", "classifier.weight"}, {"bias", "classifier.bias"}};
+
+const std::vector<std::string> projector = {"projector.weight", "projector.bias"};
 
 std::string_view name_of(Pooling pooling) {
   switch (pooling) {
@@ -39,6 +43,17 @@ std::string wording(Pooling pooling, HeadKind kind, const std::string& activatio
   std::string text = "pooling \"" + std::string(name_of(pooling)) + "\" and a " + (kind == HeadKind::linear ? "linear" : "mlp") + " head";
   if (kind == HeadKind::mlp) text += " (activation \"" + activation + "\", hidden = " + std::to_string(hidden) + ")";
   return text;
+}
+
+const at::Tensor& head_tensor(const Head& head, const std::string& name) {
+  for (const nn::NamedTensor& one : head.tensors())
+    if (one.name == name) return one.tensor;
+  MMTUNE_ASSERT(false);
+  return head.tensors().front().tensor;
+}
+
+std::string without_prefix(const std::string& name, const std::string& prefix) {
+  return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
 }
 
 std::string wording(const HfHead& head, std::int64_t width) {
@@ -71,6 +86,14 @@ std::vector<HfHead> hf_heads(std::string_view architecture) {
   if (architecture == "vit") return {picture("ViTForImageClassification", Pooling::first)};
   if (architecture == "swin")
     return {picture("SwinForImageClassification", Pooling::mean), picture("SwinForImageClassification", Pooling::pooler)};
+  if (architecture == "wav2vec2") {
+    return {{.model_class = "Wav2Vec2ForSequenceClassification",
+             .auto_class = "AutoModelForAudioClassification",
+             .pooling = Pooling::mean,
+             .modules = {"projector", "classifier"},
+             .names = linear,
+             .projected = true}};
+  }
   if (architecture == "clip_vision_model") return {picture("CLIPForImageClassification", Pooling::patches)};
   return {};
 }
@@ -89,6 +112,8 @@ HfHead hf_head_of(const Recipe& recipe, const Model& model) {
   const Tower& tower = *model.towers().front();
   const backbones::BackboneInfo& info = tower.backbone().info();
   std::string expected;
+  if (info.architecture == "wav2vec2" && tower.checkpoint().config().value("use_weighted_layer_sum", false))
+    refuse(no_class, "use_weighted_layer_sum = false in config.json", "true: their head reads a learned sum of all layers");
   // CLIP's classification model is one over the checkpoint of both towers.
   const bool lone_tower = info.architecture == "clip_vision_model" && tower.checkpoint().config().value("model_type", "") != "clip";
   for (const HfHead& head : lone_tower ? std::vector<HfHead>{} : hf_heads(info.architecture)) {
@@ -104,12 +129,58 @@ HfHead hf_head_of(const Recipe& recipe, const Model& model) {
   return {};
 }
 
+std::vector<nn::NamedTensor> to_hf(const HfHead& head, const Head& ours, const Json& config) {
+  std::vector<nn::NamedTensor> theirs;
+  for (const auto& [name, their_name] : head.names) theirs.push_back({their_name, head_tensor(ours, name).detach()});
+  if (!head.projected) return theirs;
+  const at::Tensor weight = theirs.at(0).tensor, bias = theirs.at(1).tensor;
+  const std::int64_t classes = weight.size(0), rows = config.value("classifier_proj_size", std::int64_t{256});
+  if (classes > rows)
+    throw Error({.what = "the model of transformers passes fewer features on than there are classes",
+                 .where = "classifier_proj_size in config.json",
+                 .expected = "at least " + std::to_string(classes),
+                 .got = std::to_string(rows),
+                 .hint = "--no-head leaves the head out and writes the expert alone"});
+  const auto padded = [rows](const at::Tensor& tensor) {
+    std::vector<std::int64_t> sizes = tensor.sizes().vec();
+    sizes.front() = rows - sizes.front();
+    return at::cat({tensor, at::zeros(sizes, tensor.options())});
+  };
+  return {{projector.at(0), padded(weight)},
+          {projector.at(1), padded(bias)},
+          {theirs.at(0).name, at::eye(classes, rows, weight.options())},
+          {theirs.at(1).name, at::zeros({classes}, bias.options())}};
+}
+
+at::Tensor from_hf(const HfHead& head, const std::string& name, const std::vector<nn::NamedTensor>& theirs, const std::string& prefix,
+                   const std::string& where) {
+  const auto of = [&](const std::string& their_name) -> const at::Tensor& {
+    const std::string bare = without_prefix(their_name, prefix);
+    const auto found = std::find_if(theirs.begin(), theirs.end(), [&](const nn::NamedTensor& one) { return one.name == bare; });
+    MMTUNE_ASSERT(found != theirs.end());
+    return found->tensor;
+  };
+  const auto their_name = [&](const std::string& our_name) {
+    return std::find_if(head.names.begin(), head.names.end(), [&](const auto& one) { return one.first == our_name; })->second;
+  };
+  if (!head.projected) return of(their_name(name));
+  const at::Tensor &weight = of(their_name("weight")), &first = of(projector.at(0)), &first_bias = of(projector.at(1));
+  if (weight.dim() != 2 || first.dim() != 2 || weight.size(1) != first.size(0) || first_bias.numel() != first.size(0))
+    throw Error({.what = "the classifier does not read what the projector writes",
+                 .where = where,
+                 .expected = "classifier.weight [classes, n], projector.weight [n, width], projector.bias [n]",
+                 .got = c10::str(weight.sizes(), ", ", first.sizes(), " and ", first_bias.sizes())});
+  if (name == "weight") return at::matmul(weight, first);
+  return at::matmul(weight, first_bias) + of(their_name("bias"));
+}
+
 HfHead hf_head_named(const std::vector<std::string>& names, const backbones::BackboneInfo& info, const std::string& where) {
   const std::string prefix(experts::task_prefix(info.architecture));
   std::string known;
   for (const HfHead& head : hf_heads(info.architecture)) {
     std::vector<std::string> theirs;
-    for (const auto& [ours, name] : head.names) theirs.push_back(name.starts_with(prefix) ? name.substr(prefix.size()) : name);
+    for (const auto& [ours, name] : head.names) theirs.push_back(without_prefix(name, prefix));
+    if (head.projected) theirs.insert(theirs.end(), projector.begin(), projector.end());
     if (std::is_permutation(theirs.begin(), theirs.end(), names.begin(), names.end())) return head;
     known += (known.empty() ? "" : ", or ") + experts::listed(theirs);
   }

@@ -201,8 +201,9 @@ Merged merge_run(const MergeOptions& options) {
   const auto key_of = [&](const std::string& name) { return prefix.empty() ? task_prefix + name : name; };
   Writer writer(source, options.as_float);
   std::set<std::string> head_keys;
-  if (head)
-    for (const auto& [ours, theirs] : head->names) head_keys.insert(theirs);
+  const std::vector<nn::NamedTensor> head_tensors =
+      head ? to_hf(*head, run.model->head(), source.config()) : std::vector<nn::NamedTensor>{};
+  for (const nn::NamedTensor& one : head_tensors) head_keys.insert(one.name);
   for (const io::TensorEntry* entry : source.tensors()) {
     if (head && (!backbone_keys.contains(entry->name) || head_keys.contains(key_of(entry->name)))) {
       if (!head_keys.contains(key_of(entry->name))) merged.left_out.push_back(entry->name);
@@ -219,14 +220,12 @@ Merged merge_run(const MergeOptions& options) {
   }
   if (head) {
     const io::TensorEntry& like = *source.find(*backbone_keys.begin());
-    for (const auto& [ours, theirs] : head->names)
-      for (const nn::NamedTensor& one : run.model->head().tensors())
-        if (one.name == ours) {
-          if (!at::isfinite(one.tensor.detach()).all().item<bool>())
-            throw Error({.what = "the head's tensor holds NaN or infinite numbers", .where = theirs});
-          writer.change(theirs, one.tensor.detach(), like, merged);
-          merged.changed.push_back(theirs);
-        }
+    for (const nn::NamedTensor& one : head_tensors) {
+      if (!at::isfinite(one.tensor).all().item<bool>())
+        throw Error({.what = "the head's tensor holds NaN or infinite numbers", .where = one.name});
+      writer.change(one.name, one.tensor, like, merged);
+      merged.changed.push_back(one.name);
+    }
     merged.classes = run.task->classes();
     merged.model_class = head->model_class;
   }

@@ -2,6 +2,7 @@
 
 import json
 import random
+import wave as wave_file
 
 import numpy
 import torch
@@ -37,6 +38,11 @@ def configured(family, folder):
         return transformers.BertConfig(vocab_size=make_tokenizer(folder), max_position_embeddings=64, **SHAPE)
     if family == "roberta":
         return transformers.RobertaConfig(vocab_size=byte_level_tokenizer(folder), max_position_embeddings=64, type_vocab_size=1, **SHAPE)
+    if family == "wav2vec2":
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+        return transformers.Wav2Vec2Config(conv_dim=(16, 16, 16), conv_kernel=(10, 3, 3), conv_stride=(5, 2, 2), num_feat_extract_layers=3,
+                                           num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, feat_extract_norm="layer",
+                                           do_stable_layer_norm=True, classifier_proj_size=12, layerdrop=0.0, mask_time_prob=0.0, **SHAPE)
     transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
     if family == "vit":
         return transformers.ViTConfig(image_size=16, patch_size=4, **SHAPE)
@@ -53,6 +59,7 @@ TASK_MODELS = {
     "vit": transformers.ViTForImageClassification,
     "swin": transformers.SwinForImageClassification,
     "clip": transformers.CLIPForImageClassification,
+    "wav2vec2": transformers.Wav2Vec2ForSequenceClassification,
 }
 BASE_MODELS = {
     "bert": transformers.BertModel,
@@ -60,6 +67,7 @@ BASE_MODELS = {
     "vit": transformers.ViTModel,
     "swin": transformers.SwinModel,
     "clip": transformers.CLIPModel,
+    "wav2vec2": transformers.Wav2Vec2Model,
 }
 
 
@@ -88,6 +96,10 @@ def inputs_for(family):
         if family == "roberta":
             ids[mask == 0] = 1
         return {"input_ids": ids, "attention_mask": mask}
+    if family == "wav2vec2":
+        mask = torch.ones(3, 900, dtype=torch.long)
+        mask[1, 500:] = 0
+        return {"input_values": torch.randn(3, 900) * mask, "attention_mask": mask}
     return {"pixel_values": torch.randn(3, 3, 16, 16)}
 
 
@@ -99,6 +111,12 @@ def make_data(family, folder, count=18):
         row = {"id": f"r{index}", "label": label}
         if family in ("bert", "roberta"):
             row["text"] = f"the {draw.choice(['circle', 'shape'])} is {label}"
+        elif family == "wav2vec2":
+            wave = numpy.sin(numpy.arange(800 + 40 * index) * 0.1 * (1 + index % 3)) * 9000
+            with wave_file.open(str(folder / f"{index}.wav"), "wb") as sound:
+                sound.setparams((1, 2, 16000, 0, "NONE", ""))
+                sound.writeframes(wave.astype("<i2").tobytes())
+            row["audio"] = f"{index}.wav"
         else:
             pixels = numpy.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=numpy.uint8)
             pixels[:, :, index % 3] = 255
@@ -117,6 +135,7 @@ HEADS = {
     "vit": [],
     "swin": [],
     "clip": ['backbone.main_pooling="patches"'],
+    "wav2vec2": ['backbone.main_pooling="mean"'],
 }
 
 
@@ -129,6 +148,16 @@ def train(succeeds, tmp_path, family, method, *assignments):
                       "[train]\nsteps = 4\nbatch = 6\nlr = 0.05\nthreads = 1\n")
     succeeds("train", recipe, *HEADS[family], *assignments, "--out", tmp_path / "run", "--threads", "1")
     return tmp_path / "run"
+
+
+def tokenized(model, family, texts):
+    """input_ids and attention_mask of the texts, padded."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.enable_padding(pad_id=1 if family == "roberta" else tokenizer.token_to_id("[PAD]"))
+    encoded = tokenizer.encode_batch(texts)
+    return {"input_ids": torch.tensor([one.ids for one in encoded]), "attention_mask": torch.tensor([one.attention_mask for one in encoded])}
 
 
 def forward(succeeds, tmp_path, folder, inputs, *more):

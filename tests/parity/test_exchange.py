@@ -11,9 +11,11 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from exchange_support import BASE_MODELS, CLASSES, HEADS, TASK_MODELS, close, forward, inputs_for, make_model, move, train  # noqa: E402
+from exchange_support import BASE_MODELS, CLASSES, HEADS, TASK_MODELS, close, forward, inputs_for, make_model, move, tokenized, train  # noqa: E402
 
-AUTO = {"SEQ_CLS": transformers.AutoModelForSequenceClassification, None: transformers.AutoModelForImageClassification}
+AUTO = {"AutoModelForSequenceClassification": transformers.AutoModelForSequenceClassification,
+        "AutoModelForImageClassification": transformers.AutoModelForImageClassification,
+        "AutoModelForAudioClassification": transformers.AutoModelForAudioClassification}
 IA3 = ["expert.targets=key,value,output.dense"]
 CASES = {
     "bert-lora": ("bert", "lora", []),
@@ -44,6 +46,8 @@ CASES = {
     "swin-biases": ("swin", "lora", ['expert.bias="all"']),
     "clip-lora": ("clip", "lora", ["expert.targets=query,value,fc1"]),
     "clip-ia3": ("clip", "ia3", []),
+    "wav2vec2-lora": ("wav2vec2", "lora", []),
+    "wav2vec2-ia3": ("wav2vec2", "ia3", []),
 }
 
 
@@ -63,7 +67,8 @@ def test_a_run_in_peft_and_back(succeeds, tmp_path, case):
     said = json.loads(succeeds("export", run, "--out", tmp_path / "peft", "--json"))
     assert said["classes"] == CLASSES and said["model_class"] == TASK_MODELS[family].__name__
     config = json.loads((tmp_path / "peft/adapter_config.json").read_text())
-    model = AUTO[config["task_type"]].from_pretrained(tmp_path / "model", num_labels=3)
+    assert config["task_type"] == ("SEQ_CLS" if family in ("bert", "roberta") else None)
+    model = AUTO[said["auto_class"]].from_pretrained(tmp_path / "model", num_labels=3)
     assert type(model) is TASK_MODELS[family]
     with torch.no_grad():
         theirs = opened_by_peft(tmp_path / "peft", model)(**inputs).logits
@@ -75,7 +80,7 @@ def test_a_run_in_peft_and_back(succeeds, tmp_path, case):
     assert json.loads((tmp_path / "back/run.json").read_text())["task"]["classes"] == CLASSES
 
 
-@pytest.mark.parametrize("case", ["bert-lora", "bert-prefix", "bert-prompt", "vit-lora", "vit-ia3", "swin-lora", "clip-lora"])
+@pytest.mark.parametrize("case", ["bert-lora", "bert-prefix", "bert-prompt", "vit-lora", "vit-ia3", "swin-lora", "clip-lora", "wav2vec2-lora"])
 def test_an_expert_without_its_head(succeeds, tmp_path, case):
     family, method, assignments = CASES[case]
     run = train(succeeds, tmp_path, family, method, *assignments)
@@ -152,6 +157,7 @@ FROM_PEFT = {
     "swin-lora": ("swin", lora(target_modules=[*QKV5, "o_proj", "fc1", "reduction"], modules_to_save=["classifier"])),
     "swin-biases": ("swin", lora(target_modules=QKV5, bias="all", modules_to_save=["classifier"])),
     "clip-lora": ("clip", lora(target_modules=[*QKV5, "out_proj"], modules_to_save=["classifier"])),
+    "wav2vec2-lora": ("wav2vec2", lora(target_modules=["q_proj", "out_proj", "output_dense"], modules_to_save=["projector", "classifier"])),
     "clip-ia3": ("clip", lambda task: peft.IA3Config(target_modules=["k_proj", "fc2"], feedforward_modules=["fc2"], modules_to_save=["classifier"])),
 }
 
@@ -250,8 +256,41 @@ def test_dora_gradients(succeeds, tmp_path):
     close(ours["grad.inputs_embeds"], gradient)
 
 
+@pytest.mark.parametrize("case", ["bert-lora", "bert-rslora", "bert-dora", "bert-ia3", "roberta-lora"])
+def test_a_training_step_as_peft_takes_it(succeeds, tmp_path, case):
+    """Parameter gradients: what a second step of plain SGD makes of the first one's tensors. (After the first none of them is zero.)"""
+    family, method, assignments = CASES[case]
+    rate = 0.2
+    plain = [*assignments, "train.optimizer=sgd", "train.momentum=0", "train.weight_decay=0", "train.clip=0", "train.schedule=constant",
+             f"train.lr={rate}", "train.batch=18"]
+    folders = {}
+    for steps in (1, 2):
+        place = tmp_path / f"after{steps}"
+        place.mkdir()
+        run = train(succeeds, place, family, method, *plain, f"train.steps={steps}")
+        succeeds("export", run, "--out", place / "peft")
+        folders[steps] = load_file(place / "peft/adapter_model.safetensors")
+    rows = [json.loads(line) for line in (tmp_path / "after1/data.jsonl").read_text().splitlines()]
+    batch = tokenized(tmp_path / "after1/model", family, [row["text"] for row in rows])
+    labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
+
+    model = TASK_MODELS[family].from_pretrained(tmp_path / "after1/model", num_labels=3)
+    adapted = peft.PeftModel.from_pretrained(model, str(tmp_path / "after1/peft"), is_trainable=True).eval()
+    torch.nn.functional.cross_entropy(adapted(**batch).logits, labels).backward()
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                parameter -= rate * parameter.grad
+    theirs = peft.get_peft_model_state_dict(adapted)
+    assert set(theirs) == set(folders[2])
+    for name, tensor in theirs.items():
+        close(folders[2][name], tensor, 2e-5)
+        moved = (folders[2][name] - folders[1][name]).abs().max()
+        assert moved > 1e-4, name
+
+
 MERGED = ["bert-lora", "bert-rslora", "bert-dora", "bert-patterns", "bert-biases", "bert-pooler", "bert-mlp", "bert-ia3", "bert-ia3-outputs", "roberta-lora",
-          "vit-lora", "vit-dora", "vit-ia3", "swin-lora", "swin-biases", "clip-lora"]
+          "vit-lora", "vit-dora", "vit-ia3", "swin-lora", "swin-biases", "clip-lora", "wav2vec2-lora"]
 
 
 @pytest.mark.parametrize("case", [*MERGED, "bert-full", "bert-bitfit", "vit-linear"])
