@@ -1,6 +1,6 @@
 """Scoring all pairs of pictures and texts with one backbone that reads both (ViLT): `mmtune eval` of a ranking against a plain loop in PyTorch.
 
-    python bench/retrieve.py [--pairs 500] [--rounds 3] [--threads 2] [--model models/mmtune-vilt-small-64]
+    python bench/retrieve.py [--pairs 150] [--rounds 3] [--threads 2] [--model models/mmtune-vilt-small-64]
 
 Both score the same drawn pictures and the same sentences with the same weights and head, in turns, in processes of their own. The loop takes a
 picture at a time and all texts of it in batches of 64, padded, as retrieval scripts on transformers do; it is timed without its imports and
@@ -20,7 +20,7 @@ from processes import output_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--pairs", type=int, default=500)
+parser.add_argument("--pairs", type=int, default=150, help="of pictures and of texts: all are scored with all, and time goes with the square")
 parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models" / "mmtune-vilt-small-64")
