@@ -75,7 +75,8 @@ Inputs gather(const Options& options) {
     }
     for (const std::string& image : options.images) {
       data::MediaRef picture{.file = image, .member = {}};
-      inputs.images.push_back(corruption ? data::corrupted(std::move(picture), *corruption, image) : std::move(picture));
+      if (corruption) picture = data::corrupted(std::move(picture), *corruption, image);
+      inputs.images.push_back(std::move(picture));
     }
     for (const std::string& sound : options.sounds) inputs.sounds.push_back({.file = sound, .member = {}});
     return inputs;

@@ -67,7 +67,7 @@ std::unique_ptr<MultimodalLm> open_multimodal_lm(const std::filesystem::path& fo
                  .where = folder.string(),
                  .expected = "llava, blip-2, instructblip, minigpt4, vpgtrans or bliva",
                  .got = opened->info().architecture});
-  opened.release();
+  static_cast<void>(opened.release());
   std::unique_ptr<MultimodalLm> result(model);
   result->read_norm(folder);
   return result;

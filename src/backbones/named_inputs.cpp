@@ -101,7 +101,7 @@ ModelInputs text_inputs(const TensorMap& inputs, std::int64_t vocabulary, std::i
 }
 
 at::Tensor picture_input(const TensorMap& inputs, std::int64_t channels, std::int64_t height, std::int64_t width) {
-  const at::Tensor pixels = optional_input(inputs, "pixel_values", 4);
+  at::Tensor pixels = optional_input(inputs, "pixel_values", 4);
   if (!pixels.defined()) throw Error({.what = "input is missing", .where = "pixel_values"});
   if (pixels.scalar_type() != at::kFloat)
     throw Error(

@@ -330,7 +330,7 @@ ModelOutputs Ofa::forward(const ModelInputs& inputs, const nn::Context& context)
 TensorMap Ofa::forward_named(const TensorMap& inputs, const nn::Context& context) {
   refuse_unknown_inputs(inputs, {"input_ids", "attention_mask", "patch_images", "patch_masks", "decoder_input_ids"});
   const auto words_named = [&](const std::string& name) {
-    const at::Tensor words = optional_input(inputs, name, 2);
+    at::Tensor words = optional_input(inputs, name, 2);
     if (!words.defined()) return words;
     if (words.scalar_type() != at::kLong && words.scalar_type() != at::kInt)
       throw Error({.what = "input has another dtype", .where = name, .expected = "int64"});

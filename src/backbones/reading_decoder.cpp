@@ -64,7 +64,7 @@ at::Tensor ReadingDecoder::tree(const at::Tensor& tokens, const at::Tensor& pare
   std::vector<std::vector<std::int64_t>> children(ids.size() + 1);
   for (std::size_t node = 0; node < ids.size(); ++node)
     children[static_cast<std::size_t>(behind[node] + 1)].push_back(static_cast<std::int64_t>(node));
-  const at::Tensor result = at::empty({batch_, tokens.size(0)}, last_.options());
+  at::Tensor result = at::empty({batch_, tokens.size(0)}, last_.options());
   const auto index = [&](const std::vector<std::int64_t>& list) { return nn::beside(at::tensor(list, at::kLong), result); };
   // Of the children of some parents, whose states [B, parents, E] are there.
   const auto note = [&](const at::Tensor& sources, std::span<const std::int64_t> of) {

@@ -179,7 +179,7 @@ class T5Decoder final : public ReadingDecoder {
     keys.insert(keys.end(), queries.begin(), queries.end());
     const nn::Layout layout = nn::Layout::uniform(batch_, length);
     const at::Tensor rows = model_.embed(tokens.reshape({-1}));
-    const at::Tensor made = model_.run_decoder(rows, layout, model_.bias(true, queries, keys), &cache_, cross_,
+    at::Tensor made = model_.run_decoder(rows, layout, model_.bias(true, queries, keys), &cache_, cross_,
                                                nn::Layout::uniform(batch_, source_length_, mask_), context_);
     if (cache_.keep) cache_.visible = at::ones({batch_, past + length}, at::TensorOptions().dtype(at::kBool).device(rows.device()));
     cache_.lengths.assign(static_cast<std::size_t>(batch_), cache_.visible.size(1));

@@ -23,14 +23,16 @@ ViltHeads::ViltHeads(const Config& config, const nn::Weights& top, std::int64_t 
     // The classifier's own width tells how many pooled rows it reads.
     pictures_ = std::max<std::int64_t>(first->back() / width, 1);
     const nn::Weights w = top / "classifier";
-    classifier_.emplace(map(w / 0, pictures_ * width, first->front()), nn::LayerNorm(w / 1, first->front(), classifier_epsilon),
-                        map(w / 3, first->front(), last->front()));
+    classifier_ = Classifier{.first = map(w / 0, pictures_ * width, first->front()),
+                             .norm = nn::LayerNorm(w / 1, first->front(), classifier_epsilon),
+                             .last = map(w / 3, first->front(), last->front())};
   }
   if (top.shape_of("rank_output.weight")) ranking_ = map(top / "rank_output", width, 1);
   if (const nn::Weights w = top / "mlm_score"; w.shape_of("transform.dense.weight")) {
-    words_.emplace(map(w / "transform" / "dense", width, width), nn::LayerNorm(w / "transform" / "LayerNorm", width, epsilon),
-                   w.shape_of("decoder.weight") ? w.matrix("decoder.weight", {vocabulary, width}) : at::Tensor(),
-                   w.tensor(w.shape_of("decoder.bias") ? "decoder.bias" : "bias", {vocabulary}));
+    words_ = WordHead{.transform = map(w / "transform" / "dense", width, width),
+                      .norm = nn::LayerNorm(w / "transform" / "LayerNorm", width, epsilon),
+                      .decoder = w.shape_of("decoder.weight") ? w.matrix("decoder.weight", {vocabulary, width}) : at::Tensor(),
+                      .bias = w.tensor(w.shape_of("decoder.bias") ? "decoder.bias" : "bias", {vocabulary})};
   }
 }
 

@@ -70,7 +70,7 @@ void ViltPictures::list(nn::SiteTable& table) {
 }
 
 at::Tensor ViltPictures::positions(std::int64_t rows, std::int64_t columns) const {
-  const at::Tensor table = positions_.select(0, 0).slice(0, 1);
+  at::Tensor table = positions_.select(0, 0).slice(0, 1);
   if (rows == shape_.rows() && columns == shape_.columns()) return table;
   const at::Tensor grid = table.t().reshape({1, shape_.width, shape_.rows(), shape_.columns()});
   return at::upsample_bilinear2d(grid, {rows, columns}, true).view({shape_.width, rows * columns}).t();

@@ -60,7 +60,7 @@ at::Tensor& gradient_of(at::Tensor& leaf) {
 }
 
 fs::path expert_folder(const std::string& run) {
-  const fs::path path(run);
+  fs::path path(run);
   std::error_code ignored;
   if (!fs::is_directory(path, ignored))
     throw Error({.what = "the run folder of an expert is gone",

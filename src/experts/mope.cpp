@@ -169,7 +169,7 @@ void Mope::make_tensors(const backbones::BackboneInfo& info, at::Generator& gene
     mapper_.projection_bias = linear_leaf({sum}, hidden, generator);
   }
   absent_ = leaf(at::zeros({options_.features_width()}));
-  if (blocks_.front().makes == false) input_prompts_ = uniform_leaf({prompts(), blocks_.front().site->width}, range, generator);
+  if (!blocks_.front().makes) input_prompts_ = uniform_leaf({prompts(), blocks_.front().site->width}, range, generator);
 
   const std::int64_t query = (uses_main() ? options_.router_main : 0) + (uses_complementary() ? options_.router_complementary : 0);
   std::int64_t gates = 0;

@@ -121,7 +121,8 @@ bool TargetRules::chooses(const std::string& module) const {
   std::vector<std::string> patterns;
   if (const Json* pattern = find(*config_, "layers_pattern")) {
     if (pattern->is_array()) patterns = pattern->get<std::vector<std::string>>();
-    if (pattern->is_string() && !pattern->empty() && *pattern != "") patterns = {pattern->get<std::string>()};
+    if (pattern->is_string()) patterns = {pattern->get<std::string>()};
+    std::erase(patterns, "");
   }
   const std::optional<std::int64_t> index = layer_index(module, patterns, where_ + " (layers_pattern)");
   if (!index) return false;

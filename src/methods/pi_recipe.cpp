@@ -17,7 +17,6 @@ namespace mmtune::methods {
 
 namespace {
 
-namespace fs = std::filesystem;
 using experts::CoefficientSharing;
 using experts::Interpolated;
 using experts::InterpolationPart;

@@ -29,7 +29,8 @@ double prompt_rate(PromptSchedule schedule, double rate, const PromptSteps& step
     case PromptSchedule::constant:
       return rate;
     case PromptSchedule::cosine_epoch:
-      return half_wave(rate, static_cast<double>(step / std::max<std::int64_t>(steps.per_epoch, 1)) / static_cast<double>(steps.epochs));
+      return half_wave(rate, std::floor(static_cast<double>(step) / static_cast<double>(std::max<std::int64_t>(steps.per_epoch, 1))) /
+                                 static_cast<double>(steps.epochs));
     case PromptSchedule::cosine_step:
       if (step < steps.warmup) return rate * static_cast<double>(step + 1) / static_cast<double>(steps.warmup);
       return half_wave(

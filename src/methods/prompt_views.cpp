@@ -40,8 +40,8 @@ double value_at(const at::Tensor& sorted, double share) {
 
 /// Mean power over rings of one cycle's width: [rings][3].
 std::vector<std::array<double, 3>> radial_power(const at::Tensor& power) {
-  const std::int64_t f = power.size(-1), rings = f / 2 + 1;
-  const at::Tensor place = at::arange(f, at::kDouble) - static_cast<double>(f / 2);
+  const std::int64_t f = power.size(-1), middle = f / 2, rings = middle + 1;
+  const at::Tensor place = at::arange(f, at::kDouble) - static_cast<double>(middle);
   const at::Tensor ring = (place.square().unsqueeze(0) + place.square().unsqueeze(1)).sqrt().round().to(at::kLong).clamp_max(rings);
   const at::Tensor index = ring.flatten(), count = at::zeros({rings + 1}, at::kDouble).index_add(0, index, at::ones({f * f}, at::kDouble));
   std::vector<std::array<double, 3>> result(static_cast<std::size_t>(rings));

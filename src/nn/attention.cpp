@@ -112,7 +112,7 @@ class Attention : public torch::autograd::Function<Attention> {
                             at::TensorList biases, const Plan& plan) {
     const at::Tensor q = query.detach().contiguous(), k = key.detach().contiguous(), v = value.detach().contiguous();
     const at::Tensor bias = biases.empty() ? at::Tensor() : biases.front().detach();
-    const at::Tensor out = at::empty_like(q);
+    at::Tensor out = at::empty_like(q);
     auto* const to = out.data_ptr<float>();
     const Heads heads(plan, q, k, v, bias);
     heads.each([&](const AttentionKernel& kernel, const AttentionHead& head, std::int64_t at, float* scratch) {
