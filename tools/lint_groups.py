@@ -144,7 +144,7 @@ def main():
             if done.result():
                 found += 1
                 print(done.result(), flush=True)
-            print(f"lint: {checked} of {len(files)} files", flush=True)
+            print(f"lint: {checked} of {len(files)} files, now {waiting[done][1][0]} …", flush=True)
     if found:
         sys.exit("lint: clang-tidy found something (see above)")
     print(f"clang-tidy is content with {len(files)} files")
