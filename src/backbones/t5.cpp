@@ -180,7 +180,7 @@ class T5Decoder final : public ReadingDecoder {
     const nn::Layout layout = nn::Layout::uniform(batch_, length);
     const at::Tensor rows = model_.embed(tokens.reshape({-1}));
     at::Tensor made = model_.run_decoder(rows, layout, model_.bias(true, queries, keys), &cache_, cross_,
-                                               nn::Layout::uniform(batch_, source_length_, mask_), context_);
+                                         nn::Layout::uniform(batch_, source_length_, mask_), context_);
     if (cache_.keep) cache_.visible = at::ones({batch_, past + length}, at::TensorOptions().dtype(at::kBool).device(rows.device()));
     cache_.lengths.assign(static_cast<std::size_t>(batch_), cache_.visible.size(1));
     return made;

