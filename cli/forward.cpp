@@ -81,7 +81,8 @@ std::optional<backbones::Modality> tower_for(const TensorMap& inputs) {
 /// samples.
 at::Tensor mask_of_rows(const at::Tensor& mask, std::int64_t count, const backbones::Backbone& backbone) {
   if (mask.size(1) == count) return mask.to(at::kFloat);
-  const at::Tensor lengths = mask.ne(0).sum(1), rows = at::zeros({mask.size(0), count});
+  const at::Tensor lengths = mask.ne(0).sum(1);
+  at::Tensor rows = at::zeros({mask.size(0), count});
   for (std::int64_t i = 0; i < mask.size(0); ++i) rows[i].narrow(0, 0, backbone.rows_of(lengths[i].item<std::int64_t>())).fill_(1.0);
   return rows;
 }

@@ -77,6 +77,11 @@ def joined(members, target):
         own = set()
         for number, line in enumerate(member.read_text().splitlines(), 1):
             include = INCLUDE.match(line)
+            # A header beside the member is not beside the group.
+            beside = member.parent / include.group(1).strip('"') if include else member.parent
+            if beside.is_file():
+                line = f'#include "{beside.resolve()}"'
+                include = INCLUDE.match(line)
             # What an earlier member includes is there already; a repetition within one file is that file's mistake and stays.
             if include and include.group(1) in included:
                 line = ""
@@ -99,8 +104,7 @@ def check(number, arguments, members, folder):
     if len(members) > 1:
         path = folder / f"group_{number}.cpp"
         origins = joined(members, path)
-        beside = sorted({f"-I{member.resolve().parent}" for member in members})
-        done = tidy(path.resolve(), arguments + beside)
+        done = tidy(path.resolve(), arguments)
         if done.returncode == 0:
             return ""
 
