@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -22,6 +23,7 @@
 #include "train/device.h"
 #include "train/evaluate.h"
 #include "train/features.h"
+#include "train/gradient_sum.h"
 #include "train/machine.h"
 #include "train/record.h"
 #include "train/run_folder.h"
@@ -88,7 +90,7 @@ class Trainer {
   std::unique_ptr<Optimiser> optimiser_;
   std::string identity_;
   TrainState state_;
-  at::Tensor exchange_;  ///< the flat gradient and a few numbers more: what processes sum
+  GradientSum exchange_{all_};
   Json record_;
   StepTimes times_;
   Clock::time_point checkpointed_ = Clock::now();
@@ -288,21 +290,14 @@ StepResult Trainer::step(const StepBatches& batches) {
 /// examples weigh. False where the examples of all together weigh nothing.
 bool Trainer::sum_over_processes(StepResult& result, double scale, double weight) {
   at::Tensor& gradients = training_.model->parameters().gradients();
-  const std::int64_t count = gradients.numel();
-  constexpr std::int64_t more = 4;
-  if (!exchange_.defined()) exchange_ = at::empty({count + more}, at::kFloat);
-  exchange_.narrow(0, 0, count).copy_(gradients);
-  float* const numbers = exchange_.data_ptr<float>() + count;
-  numbers[0] = static_cast<float>(result.loss);
-  numbers[1] = static_cast<float>(weight);
-  numbers[2] = static_cast<float>(result.skipped);
-  numbers[3] = StopSignals::received() != 0 ? 1.0F : 0.0F;
-  all_.sum({exchange_.data_ptr<float>(), static_cast<std::size_t>(count + more)});
+  std::array<float, 4> numbers = {static_cast<float>(result.loss), static_cast<float>(weight), static_cast<float>(result.skipped),
+                                  StopSignals::received() != 0 ? 1.0F : 0.0F};
+  exchange_(gradients, numbers);
   result.skipped = static_cast<std::int64_t>(numbers[2]);
   result.stop = numbers[3] > 0;
   if (!(numbers[1] > 0)) return false;
   const double factor = scale / numbers[1];
-  gradients.copy_(exchange_.narrow(0, 0, count)).mul_(factor);
+  gradients.mul_(factor);
   result.loss = numbers[0] * factor;
   return true;
 }
