@@ -73,7 +73,9 @@ bool learns(const at::Tensor& tensor) {
 }  // namespace
 
 FrontShape read_front_shape(const Config& config) {
-  const auto list = [&](const char* key, std::vector<std::int64_t> standard) { return config.has(key) ? config.integers(key) : standard; };
+  const auto list = [&](const char* key, const std::vector<std::int64_t>& standard) {
+    return config.has(key) ? config.integers(key) : standard;
+  };
   FrontShape shape{.channels = list("conv_dim", std::vector<std::int64_t>(7, 512)),
                    .kernels = list("conv_kernel", {10, 3, 3, 3, 3, 2, 2}),
                    .strides = list("conv_stride", {5, 2, 2, 2, 2, 2, 2}),

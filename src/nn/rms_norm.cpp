@@ -26,7 +26,8 @@ class FrozenRmsNorm : public torch::autograd::Function<FrozenRmsNorm> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& weight, double epsilon) {
     const at::Tensor x = input.detach().contiguous();
     const std::int64_t width = x.size(-1), rows = x.numel() / width;
-    const at::Tensor out = at::empty_like(x), factors = at::empty({rows}, x.options());
+    at::Tensor out = at::empty_like(x);
+    const at::Tensor factors = at::empty({rows}, x.options());
     const auto* const from = x.const_data_ptr<float>();
     const auto* const w = weight.const_data_ptr<float>();
     auto* const to = out.data_ptr<float>();

@@ -25,7 +25,7 @@ at::Tensor turned(const at::Tensor& given, const at::Tensor& cosines, const at::
     const at::Tensor c = cosines.unsqueeze(1), s = sines.unsqueeze(1) * direction;
     return at::stack({one * c - other * s, other * c + one * s}, 2).view({rows, width});
   }
-  const at::Tensor out = at::empty_like(x);
+  at::Tensor out = at::empty_like(x);
   const auto* const from = x.const_data_ptr<float>();
   const auto* const cosine = cosines.const_data_ptr<float>();
   const auto* const sine = sines.const_data_ptr<float>();

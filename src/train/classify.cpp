@@ -95,7 +95,7 @@ std::vector<double> balanced_weights(const std::vector<double>& counts) {
 }  // namespace
 
 Classify::Classify(std::vector<std::string> classes, bool multi_label, double threshold, double label_smoothing,
-                   std::vector<double> class_weights, std::vector<double> positive_weights)
+                   std::vector<double> class_weights, const std::vector<double>& positive_weights)
     : classes_(std::move(classes)),
       multi_label_(multi_label),
       threshold_(threshold),
@@ -179,10 +179,10 @@ at::Tensor Classify::loss(const at::Tensor& logits, const data::Dataset& dataset
   return loss_against(logits, nn::beside(targets, logits));
 }
 
-at::Tensor Classify::sampled_loss(const at::Tensor& logits, at::Generator generator) const {
+at::Tensor Classify::sampled_loss(const at::Tensor& logits, const at::Generator& generator) const {
   const at::Tensor answers = logits.detach();
-  if (multi_label_) return loss_against(logits, at::bernoulli(answers.sigmoid(), std::move(generator)));
-  return loss_against(logits, at::multinomial(answers.softmax(1), 1, true, std::move(generator)).squeeze(1));
+  if (multi_label_) return loss_against(logits, at::bernoulli(answers.sigmoid(), generator));
+  return loss_against(logits, at::multinomial(answers.softmax(1), 1, true, generator).squeeze(1));
 }
 
 std::unique_ptr<Scorer> Classify::scorer() const {

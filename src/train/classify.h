@@ -13,7 +13,7 @@ class Classify final : public Task {
  public:
   /// `class_weights` empty: all 1. `positive_weights` (multi-label only) weigh an example's own labels against those that it lacks.
   Classify(std::vector<std::string> classes, bool multi_label, double threshold, double label_smoothing = 0.0,
-           std::vector<double> class_weights = {}, std::vector<double> positive_weights = {});
+           std::vector<double> class_weights = {}, const std::vector<double>& positive_weights = {});
   /// Weights as the recipe's [loss] asks for them, by the label frequencies of the training data.
   static std::unique_ptr<Classify> for_training(const Recipe& recipe, const data::Dataset& train);
 
@@ -21,7 +21,7 @@ class Classify final : public Task {
   std::int64_t outputs() const override { return static_cast<std::int64_t>(classes_.size()); }
   double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
   at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
-  at::Tensor sampled_loss(const at::Tensor& logits, at::Generator generator) const override;
+  at::Tensor sampled_loss(const at::Tensor& logits, const at::Generator& generator) const override;
   std::unique_ptr<Scorer> scorer() const override;
   std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const override;
   std::vector<std::string> metric_names() const override;

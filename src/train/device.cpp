@@ -51,7 +51,7 @@ at::Device open_device(const std::string& name) {
     refuse(name, "this LibTorch was built without CUDA", "build mmtune against a CUDA LibTorch: make build TORCH_DIR=…");
 #endif
   }
-  const std::int64_t count = hooks.deviceCount();
+  const at::DeviceIndex count = hooks.deviceCount();
   if (name == cuda) index = process_on_machine() % count;
   if (index >= count) refuse(name, "there are only " + std::to_string(count) + " CUDA devices");
   at::globalContext().lazyInitDevice(at::kCUDA);

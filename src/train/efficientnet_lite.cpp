@@ -106,7 +106,7 @@ at::Tensor EfficientNetLite::convolve(const at::Tensor& x, const Convolution& c)
 
 at::Tensor EfficientNetLite::feature_map(const at::Tensor& pictures) const {
   const c10::NoGradGuard no_gradients;
-  const auto relu6 = [](at::Tensor x) { return x.clamp_(0.0, 6.0); };
+  const auto relu6 = [](const at::Tensor& x) { return x.clamp_(0.0, 6.0); };
   at::Tensor x = pictures.mul(255.0).sub_(127.0).div_(128.0).to(half_ ? at::kBFloat16 : at::kFloat);
   x = relu6(convolve(x.contiguous(at::MemoryFormat::ChannelsLast), stem_));
   for (const Block& block : blocks_) {

@@ -77,7 +77,8 @@ class Loader {
     const InputReader& reader = tower_.reader();
     Group group;
     if (files_ != nullptr) group.key = key_of(inputs);
-    if (!group.key.empty()) group.kept = files_->read(group.key, static_cast<std::int64_t>(inputs.size()), tower_.width());
+    if (files_ != nullptr && !group.key.empty())
+      group.kept = files_->read(group.key, static_cast<std::int64_t>(inputs.size()), tower_.width());
     std::vector<InputReader::Item> items;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       if (!group.kept.defined()) {

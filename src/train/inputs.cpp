@@ -384,7 +384,7 @@ TowerBatch InputReader::collate(std::span<const Item* const> items) const {
 
 std::string InputReader::describe() const {
   const std::string frames = reads_video() ? ", largest of " + std::to_string(options_.frames) + " frames of a video" : "";
-  const std::string picture = processor_ ? processor_->describe() + frames : "";
+  std::string picture = processor_ ? processor_->describe() + frames : "";
   if (processor_ && !reads_text()) return picture;
   if (extractor_)
     return extractor_->describe() + (options_.max_seconds ? ", at most " + std::to_string(*options_.max_seconds) + " s" : "") +

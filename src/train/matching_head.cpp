@@ -17,7 +17,7 @@ std::optional<MatchingHead> matching_head_of(const io::Checkpoint& checkpoint, s
     return MatchingHead{.weight = nn::to_tensor(*weight, checkpoint.mapping_of(*weight)).slice(0, rows - 1),
                         .bias = nn::to_tensor(*bias, checkpoint.mapping_of(*bias)).slice(0, rows - 1)};
   };
-  if (const auto ranking = read("rank_output", 1)) return ranking;
+  if (auto ranking = read("rank_output", 1)) return ranking;
   return read("itm_score.fc", 2);
 }
 

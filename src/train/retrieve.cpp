@@ -158,7 +158,7 @@ at::Tensor score_pairs(const Model& model, const data::Dataset& dataset, const G
     words.push_back(reader.read(example_at(dataset, index)));
     words.back().pixels = {};
   }
-  const at::Tensor scores = at::empty({static_cast<std::int64_t>(gallery.pictures.size()), static_cast<std::int64_t>(texts)});
+  at::Tensor scores = at::empty({static_cast<std::int64_t>(gallery.pictures.size()), static_cast<std::int64_t>(texts)});
   std::optional<Progress> progress;
   if (!options.label.empty()) progress.emplace(options.label, static_cast<std::int64_t>(gallery.pictures.size()), "pictures");
   for (std::size_t picture = 0; picture < gallery.pictures.size(); ++picture) {

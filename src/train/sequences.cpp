@@ -120,7 +120,10 @@ data::Dataset Sequences::spread(data::Dataset train) const {
   std::vector<data::Example> each;
   for (data::Example& example : train.examples) {
     const std::vector<std::string> captions = std::move(example.answers);
-    if (captions.empty()) each.push_back(std::move(example));
+    if (captions.empty()) {
+      each.push_back(std::move(example));
+      continue;
+    }
     for (const std::string& caption : captions) {
       each.push_back(example);
       each.back().answers = {caption};
@@ -193,7 +196,7 @@ at::Tensor Sequences::loss(const at::Tensor& logits, const data::Dataset& datase
       .loss;
 }
 
-at::Tensor Sequences::sampled_loss(const at::Tensor& logits, at::Generator generator) const {
+at::Tensor Sequences::sampled_loss(const at::Tensor& logits, const at::Generator& generator) const {
   const at::Tensor drawn = at::multinomial(logits.detach().softmax(1), 1, false, generator).squeeze(1);
   return token_loss(logits, drawn, {.smoothing = label_smoothing_, .padding = -1}).loss;
 }

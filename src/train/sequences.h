@@ -40,7 +40,7 @@ class Sequences final : public Task {
   double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
   /// `logits` [N, V] of Model::forward.
   at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
-  at::Tensor sampled_loss(const at::Tensor& logits, at::Generator generator) const override;
+  at::Tensor sampled_loss(const at::Tensor& logits, const at::Generator& generator) const override;
   /// Summed negative log-likelihood of every example's answer, without smoothing.
   std::vector<double> plain_losses(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const;
   /// Throws UsageError, as predict() does: of answers in words there are no scores in one tensor (train/sequence_answers.h judges them).

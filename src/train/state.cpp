@@ -52,7 +52,7 @@ TrainState from_json(const Json& json) {
   return state;
 }
 
-void fill(const io::SafetensorsFile& file, const std::string& name, at::Tensor target) {
+void fill(const io::SafetensorsFile& file, const std::string& name, const at::Tensor& target) {
   const io::TensorEntry* entry = file.find(name);
   if (entry == nullptr || entry->dtype != io::DType::f32 || entry->elements() != target.numel())
     throw Error({.what = "tensor \"" + name + "\" is missing or of another size",

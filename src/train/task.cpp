@@ -18,7 +18,7 @@ bool answers_in_sequences(std::string_view task) {
   return task == "caption" || task == "ground" || task == "generate";
 }
 
-at::Tensor Task::sampled_loss(const at::Tensor&, at::Generator) const {
+at::Tensor Task::sampled_loss(const at::Tensor&, const at::Generator&) const {
   throw UsageError({.what = "this task has no labels that could be drawn", .where = std::string(name())});
 }
 

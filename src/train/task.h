@@ -52,7 +52,7 @@ class Task {
   /// Sum over the examples of their losses: a scalar with a graph.
   virtual at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const = 0;
   /// The same with labels drawn from the model's own answers (the true Fisher information). Throws UsageError where a task cannot.
-  virtual at::Tensor sampled_loss(const at::Tensor& logits, at::Generator generator) const;
+  virtual at::Tensor sampled_loss(const at::Tensor& logits, const at::Generator& generator) const;
   virtual std::unique_ptr<Scorer> scorer() const = 0;
   virtual std::vector<Prediction> predict(const at::Tensor& logits, std::int64_t top) const = 0;
   /// Names of metrics that training may go by, the default first.
