@@ -21,7 +21,7 @@ class FilterBanks {
         filters_(mel_filters({.bins = fft / 2 + 1,
                               .filters = mels,
                               .low = 20.0,
-                              .high = static_cast<double>(rate / 2),
+                              .high = static_cast<double>(rate - rate % 2) / 2.0,
                               .rate = rate,
                               .scale = MelScale::kaldi,
                               .in_mel_space = true})),

@@ -93,7 +93,7 @@ std::vector<double> mel_filters(const MelBank& bank) {
     for (std::int64_t b = 0; b < bank.bins; ++b) bins.push_back(hertz_to_mel(width * static_cast<double>(b), bank.scale));
   } else {
     for (double& corner : corners) corner = mel_to_hertz(corner, bank.scale);
-    bins = spaced(0.0, static_cast<double>(bank.rate / 2), bank.bins);
+    bins = spaced(0.0, static_cast<double>(bank.rate - bank.rate % 2) / 2.0, bank.bins);
   }
   const auto count = static_cast<std::size_t>(bank.filters);
   std::vector<double> filters(bins.size() * count);

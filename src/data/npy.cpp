@@ -163,6 +163,7 @@ std::vector<std::int64_t> read_npy_integers(const std::filesystem::path& path) {
   if (header.shape.size() != 1 || (header.kind != 'u' && header.kind != 'i')) {
     fail(path.string(), "the array is no list of integers");
   }
+  MMTUNE_ASSERT(header.width >= 1 && header.width <= 8);
   std::string bytes(header.count() * header.width, '\0');
   MediaFile(path).read(header.begin, bytes);
   std::vector<std::int64_t> values;

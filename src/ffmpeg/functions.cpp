@@ -221,7 +221,7 @@ class Video {
     std::uint8_t* const planes[] = {padded_.data(), nullptr, nullptr, nullptr};
     const int lines[] = {line, 0, 0, 0};
     checked(sws_scale(scaler.get(), frame.data, frame.linesize, 0, frame.height, planes, lines), "its colours cannot be converted");
-    const auto width = static_cast<std::size_t>(3 * frame.width);
+    const auto width = 3 * static_cast<std::size_t>(frame.width);
     rgb_.resize(width * static_cast<std::size_t>(frame.height));
     for (int y = 0; y < frame.height; ++y)
       std::memcpy(rgb_.data() + width * static_cast<std::size_t>(y),

@@ -70,12 +70,12 @@ std::string backbone_fingerprint(const Checkpoint& checkpoint) {
   const fs::path remembered = cache_folder() / "fingerprints" / key;
   if (!key.empty()) {
     try {
-      if (const std::string text = read_file(remembered, 64); is_fingerprint(text)) return text;
+      if (std::string text = read_file(remembered, 64); is_fingerprint(text)) return text;
     } catch (const Error&) {
       // Not remembered, or damaged: compute it.
     }
   }
-  const std::string result = fingerprint_of_content(checkpoint);
+  std::string result = fingerprint_of_content(checkpoint);
   if (!key.empty()) {
     try {
       std::error_code ignored;

@@ -38,7 +38,7 @@ bool is_safe_path(std::string_view text, std::ptrdiff_t most_slashes) {
 }  // namespace
 
 fs::path hub_home() {
-  if (const fs::path home = folder_of("HF_HOME"); !home.empty()) return home;
+  if (fs::path home = folder_of("HF_HOME"); !home.empty()) return home;
   if (const fs::path cache = folder_of("XDG_CACHE_HOME"); !cache.empty()) return cache / "huggingface";
   const char* home = std::getenv("HOME");
   return fs::path(home != nullptr ? home : "") / ".cache" / "huggingface";
@@ -46,7 +46,7 @@ fs::path hub_home() {
 
 fs::path hub_cache() {
   for (const char* variable : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"})
-    if (const fs::path cache = folder_of(variable); !cache.empty()) return cache;
+    if (fs::path cache = folder_of(variable); !cache.empty()) return cache;
   return hub_home() / "hub";
 }
 

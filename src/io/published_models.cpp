@@ -186,7 +186,7 @@ PublishedModel recognise_published(const TorchArchive& archive, const PublishedO
                    .expected = "CLIP's (vit_model.visual.conv1.weight) or Swin's (vit_model.patch_embed.proj.weight)"});
     check_encoder(options, clip ? "clip" : "swin", where);
     const Json vision = clip ? clip_config(shapes, options) : swin_config(shapes, options);
-    const Json size = vision.at("image_size");
+    const Json& size = vision.at("image_size");
     model = {.architecture = "meter",
              .image_encoder = vision.at("model_type"),
              .config = meter_config(archive, shapes, options, vision),

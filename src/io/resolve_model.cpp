@@ -29,7 +29,7 @@ std::vector<fs::path> bundle_folders() {
     folders.push_back(beside.parent_path() / "models");
     folders.push_back(beside.parent_path() / "share" / "mmtune" / "models");
   }
-  folders.push_back("models");
+  folders.emplace_back("models");
   return folders;
 }
 
@@ -49,7 +49,7 @@ fs::path resolve_model(const std::string& model) {
   if (const auto name = parse_repository_name(model)) {
     if (model.find('@') == std::string::npos) {
       for (const fs::path& folder : bundle_folders()) {
-        const fs::path candidate = folder / model;
+        fs::path candidate = folder / model;
         if (fs::is_regular_file(candidate / "config.json", missing)) return candidate;
         looked += ", " + candidate.string();
       }

@@ -147,6 +147,7 @@ class HeaderEvents : public nlohmann::json_sax<Json> {
     if (place_ == Place::metadata) {
       if (header_.metadata.contains(name)) mistake("the metadata key '" + printable(name) + "' is there twice");
       metadata_key_ = std::move(name);
+      return true;
     }
     if (place_ == Place::tensor) {
       field_ = field_of(name);

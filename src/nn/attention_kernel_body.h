@@ -4,6 +4,8 @@
 
 #include "nn/attention_kernel.h"
 
+// Each source file that includes this is meant to have its own.
+// NOLINTBEGIN(misc-definitions-in-headers)
 namespace mmtune::nn {
 namespace {
 
@@ -278,3 +280,4 @@ void backward(const AttentionHead& head, const AttentionGradients& gradients, fl
 
 }  // namespace
 }  // namespace mmtune::nn
+// NOLINTEND(misc-definitions-in-headers)

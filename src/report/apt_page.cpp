@@ -88,10 +88,11 @@ std::string map(const AptExample& example) {
                     "\" preserveAspectRatio=\"none\"/>";
   for (std::size_t i = 0; i < example.patches.size(); ++i) {
     const AptStrength& one = example.patches[i];
+    const std::size_t row = i / example.columns;
     svg += "<rect x=\"" + number(wide * static_cast<double>(i % example.columns), 2) + "\" y=\"" +
-           number(high * static_cast<double>(i / example.columns), 2) + "\" width=\"" + number(wide, 2) + "\" height=\"" + number(high, 2) +
-           "\" fill=\"" + colour(one.prompt) + "\" fill-opacity=\"" + number(0.8 * one.strength, 3) + "\"><title>" +
-           prompt_name(one.prompt) + ": " + number(one.strength, 2) + "</title></rect>";
+           number(high * static_cast<double>(row), 2) + "\" width=\"" + number(wide, 2) + "\" height=\"" + number(high, 2) + "\" fill=\"" +
+           colour(one.prompt) + "\" fill-opacity=\"" + number(0.8 * one.strength, 3) + "\"><title>" + prompt_name(one.prompt) + ": " +
+           number(one.strength, 2) + "</title></rect>";
   }
   return svg + "</svg>";
 }

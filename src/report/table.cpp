@@ -43,7 +43,7 @@ void each_character(std::string_view text, const Visit& visit) {
 }
 
 std::string cut(const std::string& text, std::size_t max_width) {
-  const std::string safe = printable(text, text.size());
+  std::string safe = printable(text, text.size());
   if (display_width(safe) <= max_width) return safe;
   std::string out;
   std::size_t width = 0;

@@ -29,7 +29,7 @@ struct Buffers {
   ModelBuffers model;
 };
 
-class Pipeline : public Tokenizer {
+class Pipeline final : public Tokenizer {
  public:
   explicit Pipeline(PipelineParts parts) : parts_(std::move(parts)) {
     MMTUNE_ASSERT(parts_.model != nullptr);

@@ -175,7 +175,8 @@ class SentencePieceDecoder : public Decoder {
       }
     }
     text += one_by_one(bytes);
-    tokens.assign(1, std::move(text));
+    tokens.resize(1);
+    tokens.front() = std::move(text);
   }
 
  private:

@@ -40,7 +40,7 @@ std::vector<SpecialTokenDefault> special_tokens(Family family) {
 /// added_tokens.json, {"token": id, …}, by ascending id.
 std::vector<AddedToken> listed_tokens(const Json& json, const std::string& where) {
   std::vector<AddedToken> tokens;
-  JsonFields(json, where);
+  [[maybe_unused]] const JsonFields an_object(json, where);
   for (const auto& [content, id] : json.items()) {
     if (!id.is_number_unsigned() || id.get<std::uint64_t>() > static_cast<std::uint64_t>(Vocabulary::kLargestId)) {
       throw Error({.what = "wrong id of token '" + printable(content, 40) + "'", .where = where, .expected = "an id", .got = shown(id)});

@@ -70,7 +70,7 @@ std::vector<AddedToken> TokenizerConfig::added_tokens() const {
   const Json* value = find("added_tokens_decoder");
   if (value == nullptr) return {};
   const std::string inside = where_ + ": added_tokens_decoder";
-  JsonFields(*value, inside);
+  [[maybe_unused]] const JsonFields an_object(*value, inside);
   Json list = Json::array();
   for (const auto& [id, token] : value->items()) {
     const bool digits = !id.empty() && id.size() <= 10 && std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });

@@ -34,8 +34,8 @@ bool is_continuation(unsigned char byte) {
 
 std::uint32_t properties(char32_t code) {
   const auto rows = tables::property_rows;
-  std::size_t low;
-  std::size_t high;
+  std::size_t low = 0;
+  std::size_t high = 0;
   if (code < 0x10000) {
     low = tables::property_pages[code >> 8];
     high = tables::property_pages[(code >> 8) + 1] + std::size_t{1};
@@ -94,8 +94,8 @@ char32_t next_code_point(std::string_view utf8, std::size_t& position) {
   const unsigned char lead = byte(position++);
   if (lead < 0x80) return lead;
   // The allowed range of the second byte rules out overlong forms, surrogates and what lies beyond U+10FFFF.
-  int following;
-  char32_t code;
+  int following = 0;
+  char32_t code = 0;
   unsigned char low = 0x80;
   unsigned char high = 0xBF;
   if (lead >= 0xC2 && lead <= 0xDF) {

@@ -105,7 +105,7 @@ std::optional<std::string_view> Vocabulary::token_of(std::int64_t id) const {
 }
 
 Vocabulary read_vocabulary(const Json& json, const std::string& where) {
-  JsonFields(json, where);
+  [[maybe_unused]] const JsonFields an_object(json, where);
   std::vector<Vocabulary::Entry> entries;
   entries.reserve(json.size());
   for (const auto& [token, id] : json.items()) {

@@ -136,7 +136,7 @@ std::unique_ptr<ViewBank> ViewBank::make(const fs::path& folder, const Sources& 
           0, chunks, [&](std::int64_t chunk) { return decode(pictures, bounds(chunk).first, bounds(chunk).second, section.size); },
           static_cast<int>(sources.recipe->data.workers), 4);
       for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-        const auto [first, last] = bounds(chunk);
+        const std::int64_t first = bounds(chunk).first, last = bounds(chunk).second;
         const at::Tensor squares = *decoded.next(), mirror = mirror_flags(pictures, first, last);
         for (std::int64_t k = 0; k < section.count; ++k) {
           const auto draw = static_cast<std::uint64_t>(first / chunk_pictures * section.count + k);

@@ -67,7 +67,7 @@ struct Tap {
 };
 
 /// The mean of the taps; what lies outside is the nearest pixel of the border.
-Image blurred(const Image& image, std::vector<Tap> taps) {
+Image blurred(const Image& image, const std::vector<Tap>& taps) {
   double total = 0;
   for (const Tap& tap : taps) total += tap.weight;
   Image out = image;
@@ -137,7 +137,7 @@ std::vector<Tap> line(double length, double angle) {
 Image less_contrast(const Image& image, double kept) {
   std::array<double, 3> mean{};
   for (std::size_t i = 0; i < image.pixels.size(); ++i) mean[i % 3] += image.pixels[i];
-  for (double& value : mean) value /= static_cast<double>(image.pixels.size() / 3);
+  for (double& value : mean) value /= static_cast<double>(image.pixels.size()) / 3.0;
   return changed(image, [&](std::uint8_t value, std::size_t channel) { return mean[channel] + kept * (value - mean[channel]); });
 }
 

@@ -132,8 +132,8 @@ Taps make_taps(std::int64_t in_size, std::int64_t out_size, Filter filter) {
   std::vector<double> values(static_cast<std::size_t>(taps.stride));
   for (std::int64_t i = 0; i < out_size; ++i) {
     const double center = (static_cast<double>(i) + 0.5) * scale;
-    const auto first = std::max<std::int64_t>(static_cast<std::int64_t>(center - support + 0.5), 0);
-    const auto end = std::min<std::int64_t>(static_cast<std::int64_t>(center + support + 0.5), in_size);
+    const auto first = std::max<std::int64_t>(static_cast<std::int64_t>(std::trunc(center - support + 0.5)), 0);
+    const auto end = std::min<std::int64_t>(static_cast<std::int64_t>(std::trunc(center + support + 0.5)), in_size);
     const std::int64_t count = end - first;
     MMTUNE_ASSERT(count >= 0 && count <= taps.stride);
     double sum = 0.0;

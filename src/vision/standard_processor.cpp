@@ -140,7 +140,9 @@ class StandardProcessor final : public ImageProcessor {
       new_height = scale * new_height;
       new_width = scale * new_width;
     }
-    const auto down = [this](double length) { return static_cast<std::int64_t>(length + 0.5) / settings_.divisor * settings_.divisor; };
+    const auto down = [this](double length) {
+      return static_cast<std::int64_t>(std::trunc(length + 0.5)) / settings_.divisor * settings_.divisor;
+    };
     const TargetSize target{.height = down(new_height), .width = down(new_width)};
     if (target.height < 1 || target.width < 1)
       throw Error({.what = "the picture is too thin to be resized with its proportions",

@@ -212,7 +212,7 @@ class AttentionWatch::Tap final : public nn::SublayerHook {
   Seen seen_;
 };
 
-AttentionWatch::AttentionWatch(backbones::Backbone& backbone, Seen seen) {
+AttentionWatch::AttentionWatch(backbones::Backbone& backbone, const Seen& seen) {
   for (nn::SublayerSite* site : backbone.sites().sublayers) {
     if (site->role == nn::SublayerSite::Role::feed_forward) continue;
     sites_.push_back(site);

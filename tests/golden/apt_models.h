@@ -85,7 +85,7 @@ class BlockWatch final : public nn::SequenceHook {
 class AttentionWatch {
  public:
   using Seen = std::function<void(const std::string& site, const at::Tensor& rows, bool behind)>;
-  AttentionWatch(backbones::Backbone& backbone, Seen seen);
+  AttentionWatch(backbones::Backbone& backbone, const Seen& seen);
   ~AttentionWatch();
   AttentionWatch(const AttentionWatch&) = delete;
   AttentionWatch& operator=(const AttentionWatch&) = delete;

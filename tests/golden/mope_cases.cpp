@@ -16,7 +16,6 @@ using at::Tensor;
 using experts::Mope;
 using experts::MopeMapper;
 using experts::MopeOptions;
-using experts::MopeProbe;
 using experts::MopeRouting;
 using experts::MopeVariant;
 
@@ -93,7 +92,7 @@ void prompt_generation(Case& golden) {
   bindings.bind("block.mm_frozen_expert_key_embed", tensor_of(mope, "block.1.router.keys"));
   ignore_unused(golden);
 
-  const Tensor noise = golden.take("input.noise.router");
+  Tensor noise = golden.take("input.noise.router");
   mope.set_probe({.noise = [&](std::size_t) { return noise; }});
   nn::Context context;
   context.complementary = y;

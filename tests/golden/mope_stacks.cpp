@@ -248,7 +248,7 @@ Tensor compare_picture_tower(Case& golden, backbones::Backbone& backbone, const 
   golden.compare("mid.final_norm", outputs.last_hidden_state.view({outputs.layout.batch(), -1, outputs.last_hidden_state.size(1)}));
   const Tensor cls = backbones::pool(outputs, backbones::Pooling::mean);
   golden.compare("out.cls", cls);
-  const Tensor logits = logits_of(head, cls);
+  Tensor logits = logits_of(head, cls);
   golden.compare("out.logits", logits);
   compare_experts(golden, mope, y);
   return logits;

@@ -66,7 +66,8 @@ GoldenClip golden_clip(Case& golden, const std::string& prefix, const Tensor& id
   }
   const at::NoGradGuard no_grad;
   const Tensor captions = backbone->forward_named({{"input_ids", ids}}, {}).at("text_embeds");
-  return {std::make_unique<methods::CaptionModel>(std::move(backbone), log_scale, experts::clip_norm), captions};
+  auto model = std::make_unique<methods::CaptionModel>(std::move(backbone), log_scale, experts::clip_norm);
+  return {std::move(model), captions};
 }
 
 }  // namespace mmtune::golden

@@ -33,7 +33,7 @@ class TempFolder {
 
   /// Writes a file (and its folders) below this one.
   std::filesystem::path write(std::string_view name, std::string_view bytes) const {
-    const auto file = path_ / name;
+    auto file = path_ / name;
     std::filesystem::create_directories(file.parent_path());
     std::ofstream(file, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     return file;

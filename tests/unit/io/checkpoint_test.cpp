@@ -59,7 +59,7 @@ TEST(Checkpoint, Shards) {
   const TempFolder folder;
   write_sharded(folder);
   const Checkpoint original = Checkpoint::open(folder.path());
-  const Checkpoint checkpoint = original;  // a copy keeps everything mapped
+  const Checkpoint checkpoint = original;  // NOLINT(performance-unnecessary-copy-initialization): a copy keeps everything mapped
   ASSERT_EQ(checkpoint.tensors().size(), 3U);
   EXPECT_EQ(checkpoint.files().size(), 2U);
   const TensorEntry* c = checkpoint.find("c");
