@@ -32,7 +32,7 @@ def hidden_names(text):
             around.pop()
         elif line and not line[0].isspace() and not line.startswith(("//", "#", "}")):
             scope = "::".join(name for name in around if name)
-            hidden = "" in around or line.startswith(("static ", "TEST"))
+            hidden = "" in around or line.startswith(("static ", "TEST", "int main("))
             for found in DECLARED.finditer(line):
                 if hidden:
                     names.add(scope + "::" + next(name for name in found.groups() if name))

@@ -6,7 +6,6 @@
 namespace mmtune::io {
 namespace {
 
-namespace fs = std::filesystem;
 using test::ScopedVariable;
 
 class ResolveModel : public testing::Test {

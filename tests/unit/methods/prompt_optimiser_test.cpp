@@ -79,7 +79,7 @@ TEST(PromptOptimiser, OtherRulesStayInTheBorder) {
 TEST(PromptRate, CosinePerEpochIsConstantWithinOne) {
   const PromptSteps steps{.total = 12, .per_epoch = 4, .epochs = 3};
   for (std::int64_t step = 0; step < 12; ++step) {
-    const auto epoch = static_cast<double>(step / 4);
+    const double epoch = std::floor(static_cast<double>(step) / 4.0);
     EXPECT_DOUBLE_EQ(prompt_rate(PromptSchedule::cosine_epoch, 10.0, steps, step), 5.0 * (1 + std::cos(std::numbers::pi * epoch / 3)));
   }
   EXPECT_DOUBLE_EQ(prompt_rate(PromptSchedule::cosine_epoch, 10.0, {.total = 4, .per_epoch = 4, .epochs = 1}, 3), 10.0);

@@ -15,10 +15,11 @@ namespace {
 namespace fs = std::filesystem;
 
 class Graph : public testing::Test {
- protected:
+ public:
   Graph() : folder_(fs::temp_directory_path() / ("mmtune_graph_" + std::to_string(getpid()))) { fs::create_directories(folder_); }
   ~Graph() override { fs::remove_all(folder_); }
 
+ protected:
   TaskEmbedding embedding(const std::string& task, const std::vector<at::Tensor>& tensors, const std::string& backbone = "b1",
                           const std::string& options = "sample") {
     EmbeddingInfo info{.task = task,

@@ -127,7 +127,8 @@ TEST(Diffusion, TakesTheMemoryOfAnOutputThatNobodyElseHolds) {
   const at::Tensor kept = t.output.detach().clone();
   const at::Tensor y = diffuse(t.output, t.input, t.diffusion(forms[0]), true);
   EXPECT_TRUE(at::equal(t.output.detach(), kept));  // a leaf
-  const at::Tensor made = t.output * 2, same = made;
+  const at::Tensor made = t.output * 2;
+  const at::Tensor same = made;  // NOLINT(performance-unnecessary-copy-initialization): the other holder
   EXPECT_NE(diffuse(made, t.input, t.diffusion(forms[0]), true).data_ptr(), made.data_ptr());
   const at::Tensor alone = t.output * 1;
   const void* const memory = alone.data_ptr();

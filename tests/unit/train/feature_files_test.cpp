@@ -15,10 +15,11 @@ namespace {
 namespace fs = std::filesystem;
 
 class FeatureFolder : public testing::Test {
- protected:
+ public:
   FeatureFolder() : folder_(fs::temp_directory_path() / ("mmtune_features_" + std::to_string(getpid()))) { fs::remove_all(folder_); }
   ~FeatureFolder() override { fs::remove_all(folder_); }
 
+ protected:
   fs::path file(const std::string& key) const { return folder_ / (key + ".safetensors"); }
   std::int64_t bytes() const {
     std::int64_t total = 0;
