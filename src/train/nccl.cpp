@@ -22,8 +22,6 @@ struct UniqueId {
 };
 constexpr Result success = 0;
 constexpr int float32 = 7, sum_operation = 0;
-// LibTorch's default stream, which mmtune never leaves.
-constexpr Stream default_stream = nullptr;
 
 struct Functions {
   Result (*get_unique_id)(UniqueId*) = nullptr;
@@ -83,8 +81,9 @@ class Opened final : public Nccl {
     MMTUNE_ASSERT(values.device() == device_ && values.scalar_type() == at::kFloat && values.is_contiguous());
     const c10::DeviceGuard guard(device_);
     auto* const numbers = values.data_ptr<float>();
+    // Null is LibTorch's default stream, which mmtune never leaves.
     const Result code =
-        functions_.all_reduce(numbers, numbers, static_cast<std::size_t>(values.numel()), float32, sum_operation, comm_, default_stream);
+        functions_.all_reduce(numbers, numbers, static_cast<std::size_t>(values.numel()), float32, sum_operation, comm_, nullptr);
     if (code != success)
       throw Error(
           {.what = "the GPUs could not exchange their gradients", .where = "NCCL", .got = printable(functions_.get_error_string(code))});

@@ -223,7 +223,7 @@ data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
     const std::lock_guard lock(orders->mutex);
     auto& order = orders->by_epoch[epoch];
     if (!order) order = std::make_shared<const data::EpochOrder>(plan_.epoch(epoch));
-    const auto result = order;
+    auto result = order;
     while (orders->by_epoch.size() > 2) orders->by_epoch.erase(orders->by_epoch.begin());
     return result;
   };
