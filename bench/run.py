@@ -210,8 +210,8 @@ for name, (_, _, rows) in BENCHMARKS.items():
 
 options.out.write_text(f"""# Benchmarks
 
-Made by `make bench` on {platform.machine()} with {options.threads} threads and nothing else running. Every figure is a ratio of neighbours in time: the two
-sides of a row take turns in one run of its benchmark, and the figure is the median over its rounds. Peers do the same work on the same files and
+Made by `make bench` on {platform.machine()} with {options.threads} threads and nothing else running; single rows may be of a later call. Every figure is a ratio of
+neighbours in time: the two sides of a row take turns in one run of its benchmark, and the figure is the median over its rounds. Peers do the same work on the same files and
 threads. Dropout is off on both sides in every row.
 
 *Operation bound*: two operations for every multiply-accumulate that the step cannot avoid (forward, and the gradients of activations; no gradients of
