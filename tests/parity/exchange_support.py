@@ -150,12 +150,12 @@ def train(succeeds, tmp_path, family, method, *assignments):
     return tmp_path / "run"
 
 
-def tokenized(model, family, texts):
+def tokenized(model, texts):
     """input_ids and attention_mask of the texts, padded."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.enable_padding(pad_id=1 if family == "roberta" else tokenizer.token_to_id("[PAD]"))
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("[PAD]"))
     encoded = tokenizer.encode_batch(texts)
     return {"input_ids": torch.tensor([one.ids for one in encoded]), "attention_mask": torch.tensor([one.attention_mask for one in encoded])}
 

@@ -271,7 +271,7 @@ def test_a_training_step_as_peft_takes_it(succeeds, tmp_path, case):
         succeeds("export", run, "--out", place / "peft")
         folders[steps] = load_file(place / "peft/adapter_model.safetensors")
     rows = [json.loads(line) for line in (tmp_path / "after1/data.jsonl").read_text().splitlines()]
-    batch = tokenized(tmp_path / "after1/model", family, [row["text"] for row in rows])
+    batch = tokenized(tmp_path / "after1/model", [row["text"] for row in rows])
     labels = torch.tensor([CLASSES.index(row["label"]) for row in rows])
 
     model = TASK_MODELS[family].from_pretrained(tmp_path / "after1/model", num_labels=3)
