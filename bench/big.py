@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 
+from pictures import draw_pictures
 from processes import output_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -75,17 +76,6 @@ flush()
 print(total)
 """
 
-RATE = """
-import sys, time, torch
-torch.set_num_threads(int(sys.argv[1]))
-a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-a @ b
-begin = time.perf_counter()
-for _ in range(5):
-    a @ b
-print(5 * 2 * 2048 ** 3 / (time.perf_counter() - begin))
-"""
-
 RECIPE = """
 task = "recognise"
 [expert]
@@ -121,20 +111,14 @@ def forward_macs(tokens):
     return vision + former + language
 
 
-from PIL import Image  # noqa: E402
-
 folder = options.folder.resolve()
 model = folder / "model"
 model.mkdir(parents=True, exist_ok=True)
 size = int(output_of([sys.executable, "-c", MAKE, model, options.layers, ROOT / "tests"], options.threads).split()[-1])
-rows = []
-for number, colour in enumerate([(220, 40, 40), (40, 180, 60)] * -(-options.steps // 2)):
-    Image.new("RGB", (224, 224), colour).save(folder / f"{number}.png")
-    rows.append({"image": f"{number}.png", "label": ["red", "green"][number % 2]})
-(folder / "pictures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+draw_pictures(folder, 2 * -(-options.steps // 2), ["red", "green"])
 recipe = folder / "recipe.toml"
 recipe.write_text(RECIPE.format(folder=folder, steps=options.steps, threads=options.threads))
-rate = float(output_of([sys.executable, "-c", RATE, options.threads], options.threads))
+rate = float(output_of([sys.executable, ROOT / "bench" / "rates.py", options.threads, 2048, 5], options.threads))
 begin = time.perf_counter()
 shutil.rmtree(folder / "run", ignore_errors=True)
 output_of([program, "--threads", options.threads, "train", recipe, "--out", folder / "run"], options.threads)

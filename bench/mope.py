@@ -105,9 +105,9 @@ with tempfile.TemporaryDirectory() as name:
     ours, exact, many, peers = [], [], [], []
     for _ in range(options.rounds):
         ours.append(step(folder, 4))
+        many.append(step(folder, 64))
         peers.append(run([sys.executable, ROOT / "bench" / "mope_peer.py", folder / "swin", folder / "bert", "--steps", options.steps,
                           "--threads", options.threads]))
-        many.append(step(folder, 64))
         exact.append(step(folder, 4, "highest"))
     middle = lambda values: round(statistics.median(values), 3)
     result = {

@@ -56,6 +56,19 @@ def apt_rows(found):
                f'{extra["deep prompts, keys and values once"]:.2f} × with those computed once; {one["over_bound"]["APT"]:.2f} × bound')
 
 
+def apt_meter_rows(found):
+    for one in found:
+        extra = one["apt_extra_over"]
+        yield (f'APT on {one["work"]}', "extra time ≤ 0.33 × that of deep prompts at the same 24 places",
+               f'{extra["deep prompts, keys and values for every example"]:.2f} × that of deep prompts\' keys and values, {extra["deep prompts"]:.2f} × that of '
+               f'prompts that pass through every layer; {one["apt_extra_over_own"]:.2f} × its own operations; {one["over_bound"]["APT"]:.2f} × bound')
+
+
+def epoch_vilt_rows(found):
+    one, = found
+    yield (one["work"], "≥ 1.4 × the peer's speed", f'{one["speed_over_peer"]:.2f} × (float32 products: {one["float32_speed_over_peer"]:.2f})')
+
+
 def tvp_rows(found):
     one, = found
     yield (one["work"], "≤ 1.15 × bound; ≥ 1.5 × the peer's speed; memory ≤ 0.7 ×",
@@ -91,6 +104,11 @@ def graph_rows(found):
 def generate_rows(found):
     one, = found
     yield f'writing answers: {one["work"]}', "≥ 2 × the uncached form", f'{one["uncached_over_cached"]:.1f} ×'
+
+
+def candidates_rows(found):
+    one, = found
+    yield one["work"], "≥ 8 × one pass a candidate", f'{one["pass_over_tree"]:.1f} ×'
 
 
 def cached_epoch_rows(found):
@@ -153,12 +171,15 @@ BENCHMARKS = {
     "epoch": ("epoch", ["--rounds", max(3, options.rounds), *threads], epoch_rows),
     "mope": ("mope", [*rounds, *threads], mope_rows),
     "apt": ("apt", [*rounds, *threads], apt_rows),
+    "apt_meter": ("apt", ["--model", "meter", *rounds, *threads], apt_meter_rows),
+    "epoch_vilt": ("epoch_vilt", [*rounds, *threads], epoch_vilt_rows),
     "tvp": ("tvp", [*rounds, *threads], tvp_rows),
     "big": ("big", ["--folder", BUILD / "bench" / "big", *threads], big_rows),
     "retrieve": ("retrieve", [*rounds, *threads], retrieve_rows),
     "fisher": ("fisher", [*rounds, *threads], fisher_rows),
     "graph": ("graph", threads, graph_rows),
     "generate": ("generate", [*rounds, *threads], generate_rows),
+    "candidates": ("candidates", [*rounds, *threads], candidates_rows),
     "cached_epoch": ("cached_epoch", threads, cached_epoch_rows),
     "lean": ("lean", [*rounds, *threads], lean_rows),
     "mpi": ("mpi", rounds, mpi_rows),

@@ -13,12 +13,12 @@ import argparse
 import json
 import os
 import pathlib
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 
+from pictures import draw_pictures
 from processes import output_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -52,7 +52,9 @@ PEER = """
 import json, resource, statistics, sys, time
 import torch, transformers
 from tokenizers import Tokenizer
-folder, steps, batch, threads = sys.argv[1], *map(int, sys.argv[2:])
+sys.path.insert(0, sys.argv[5])
+from rates import product_rate
+folder, steps, batch, threads = sys.argv[1], *map(int, sys.argv[2:5])
 torch.set_num_threads(threads)
 model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 model.requires_grad_(False)
@@ -72,13 +74,6 @@ def features(pixels):
     found = found if isinstance(found, (list, tuple)) else getattr(found, "pooler_output", found)
     return torch.stack(list(found)) if isinstance(found, (list, tuple)) else found
 
-def rate():
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    begin = time.perf_counter()
-    for _ in range(8):
-        a @ b
-    return 8 * 2 * 1024 ** 3 / (time.perf_counter() - begin)
-
 times, rates = [], []
 for step in range(steps + 1):
     begin = time.perf_counter()
@@ -92,7 +87,7 @@ for step in range(steps + 1):
     with torch.no_grad():
         delta -= mask * gradient / (gradient.norm() + 1e-10)
     times.append(time.perf_counter() - begin)
-    rates.append(rate())
+    rates.append(product_rate())
 print(json.dumps({"seconds": statistics.median(times[1:]), "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                   "flops": statistics.median(rates), "tokens": ids.shape[1]}))
 """
@@ -130,15 +125,9 @@ def bound_flops(tokens):
 
 
 with tempfile.TemporaryDirectory() as name:
-    from PIL import Image
-
-    folder, draw = pathlib.Path(name), random.Random(0)
+    folder = pathlib.Path(name)
     subprocess.run([sys.executable, "-c", MAKE, str(folder / "model"), str(options.layers), str(ROOT / "tests")], check=True, capture_output=True)
-    rows = []
-    for number in range(options.batch * options.steps):
-        Image.new("RGB", (224, 224), tuple(draw.randrange(256) for _ in range(3))).save(folder / f"{number}.png")
-        rows.append({"image": f"{number}.png", "label": CLASSES[number % 4]})
-    (folder / "pictures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_pictures(folder, options.batch * options.steps, CLASSES)
     recipe = folder / "recipe.toml"
     recipe.write_text(RECIPE.format(folder=folder, batch=options.batch, threads=options.threads))
 
@@ -150,7 +139,8 @@ with tempfile.TemporaryDirectory() as name:
     fast, exact, peers = [], [], []
     for number in range(options.rounds):
         fast.append(ours(number, "high"))
-        peers.append(json.loads(output_of([sys.executable, "-c", PEER, folder / "model", options.steps, options.batch, options.threads], options.threads)))
+        peers.append(json.loads(output_of([sys.executable, "-c", PEER, folder / "model", options.steps, options.batch, options.threads, ROOT / "bench"],
+                                          options.threads)))
         exact.append(ours(number, "highest"))
     middle = lambda values: round(statistics.median(values), 3)
     bounds = [bound_flops(one["tokens"]) / one["flops"] for one in peers]

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "model_options.h"
 #include "print.h"
+#include "report/page_numbers.h"
 #include "train/explain.h"
 #include "train/explain_apt.h"
 #include "train/explain_pi.h"
@@ -26,8 +27,14 @@ struct Options {
   std::vector<std::string> assignments, ids;
   ModelOptions model;
   std::int64_t limit = 2000, batch = 32, gallery = 12;
-  bool fast = false;
+  bool fast = false, json = false;
 };
+
+template <class Page>
+int tell(const Options& options, const Page& page, const std::string& contents) {
+  print(options.json ? report::numbers_of(page).dump(2) + "\n" : "wrote " + options.out + " (" + contents + ")\n");
+  return 0;
+}
 
 /// A run of averaged experts has a page of its own.
 int run_average(const Options& options, const Session& session) {
@@ -42,9 +49,9 @@ int run_average(const Options& options, const Session& session) {
   report::PiPage page = train::explain_pi(kept, opened, dataset, {.batch = options.batch, .landscape = !options.fast});
   page.run = std::filesystem::path(options.run).lexically_normal().string();
   write_file_atomically(options.out, report::pi_page(page));
-  print("wrote " + options.out + " (" + std::to_string(page.experts.size()) + " experts at " + std::to_string(page.sites.size()) +
-        " sites, " + std::to_string(page.examples) + " examples)\n");
-  return 0;
+  return tell(options, page,
+              std::to_string(page.experts.size()) + " experts at " + std::to_string(page.sites.size()) + " sites, " +
+                  std::to_string(page.examples) + " examples");
 }
 
 int run(const Options& options, const Session& session) {
@@ -66,9 +73,9 @@ int run(const Options& options, const Session& session) {
     report::AptPage page = train::explain_apt(opened, dataset, how);
     page.run = name;
     write_file_atomically(options.out, report::apt_page(page));
-    print("wrote " + options.out + " (" + std::to_string(page.examples) + " examples, " + std::to_string(page.towers.size()) +
-          (page.towers.size() == 1 ? " tower" : " towers") + " with prompts)\n");
-    return 0;
+    return tell(options, page,
+                std::to_string(page.examples) + " examples, " + std::to_string(page.towers.size()) +
+                    (page.towers.size() == 1 ? " tower" : " towers") + " with prompts");
   }
   // Every expert that is switched off means one more pass over the data, for which frozen towers are not asked again.
   const data::Dataset* const datasets[] = {&dataset};
@@ -76,9 +83,7 @@ int run(const Options& options, const Session& session) {
   report::MopePage page = train::explain(opened, dataset, how);
   page.run = name;
   write_file_atomically(options.out, report::mope_page(page));
-  print("wrote " + options.out + " (" + std::to_string(page.examples) + " examples, " + std::to_string(page.blocks.size()) +
-        " routed blocks)\n");
-  return 0;
+  return tell(options, page, std::to_string(page.examples) + " examples, " + std::to_string(page.blocks.size()) + " routed blocks");
 }
 
 }  // namespace
@@ -103,6 +108,7 @@ Command explain_command() {
             arguments.option("--id", &options->ids, {.help = "an example whose way through the experts is shown", .value = "ID"});
             arguments.option("--batch", &options->batch, {.help = "examples of a forward pass", .value = "N", .min = 1});
             options->model.declare(arguments);
+            arguments.flag("--json", options->json, "print the page's numbers as JSON, too");
             arguments.flag("--fast", options->fast,
                            "leave out what happens without an expert, or between experts: a pass over the data for each");
             return [options](const Session& session) { return run(*options, session); };

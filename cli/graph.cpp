@@ -112,12 +112,14 @@ void add_runs(TaskGraph& graph, const Options& options) {
                       .expected = std::to_string(options.items.size()),
                       .got = std::to_string(options.names.size())});
   const EmbeddingOptions how = embedding_options(options);
-  Progress progress("comparing", static_cast<std::int64_t>(options.items.size()), "tasks");
-  for (std::size_t i = 0; i < options.items.size(); ++i) {
-    const methods::TaskEmbedding embedding = methods::TaskEmbedding::open(embedding_for(options.items[i], how, options));
-    graph.add(embedding, options.names.empty() ? embedding.info().task : options.names[i]);
-    progress.update(static_cast<std::int64_t>(i) + 1);
+  std::vector<methods::TaskEmbedding> embeddings;
+  std::vector<std::string> names = options.names;
+  for (const std::string& item : options.items) {
+    embeddings.push_back(methods::TaskEmbedding::open(embedding_for(item, how, options)));
+    if (options.names.empty()) names.push_back(embeddings.back().info().task);
   }
+  Progress progress("comparing", 100, "%");
+  graph.add(embeddings, names, [&](double share) { progress.update(static_cast<std::int64_t>(100 * share)); });
   progress.finish();
 }
 

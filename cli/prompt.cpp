@@ -17,6 +17,7 @@
 #include "experts/visual_prompt.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
+#include "methods/classifier_transfer.h"
 #include "methods/picture_norm.h"
 #include "methods/prompt_views.h"
 #include "methods/tvp_train.h"
@@ -197,12 +198,20 @@ int transfer(const Options& options, const Session& session) {
   std::vector<vision::Corruption> corruptions;
   for (const std::string& text : options.corrupt) corruptions.push_back(vision::parse_corruption(text, "--corrupt"));
   if (prompts.empty()) throw UsageError({.what = "prompt transfer needs a prompt", .where = "arguments"});
-  const methods::TvpRecipe recipe = question_of(prompts.front(), assignments);
-  train::set_threads(session.threads > 0 ? session.threads : recipe.train.threads);
   std::vector<methods::NamedPrompt> named;
   for (const std::string& path : prompts) named.push_back(methods::named_prompt(path));
-  const report::TransferMatrix matrix =
-      methods::transfer_matrix(recipe, named, {.models = models, .data = data, .corruptions = corruptions, .batch = options.batch});
+  const methods::TransferOptions how{.models = models, .data = data, .corruptions = corruptions, .batch = options.batch};
+  const report::TransferMatrix matrix = [&] {
+    if (!models.empty() && methods::is_classifier_run(models.front())) {
+      train::set_threads(session.threads > 0
+                             ? session.threads
+                             : train::read_recipe_file(fs::path(models.front()) / "recipe.toml", assignments).train.threads);
+      return methods::classifier_transfer(named, how, assignments);
+    }
+    const methods::TvpRecipe recipe = question_of(prompts.front(), assignments);
+    train::set_threads(session.threads > 0 ? session.threads : recipe.train.threads);
+    return methods::transfer_matrix(recipe, named, how);
+  }();
   if (options.html) write_file_atomically(*options.html, report::transfer_page(matrix));
   if (options.json) {
     print_json(report::transfer_json(matrix));
@@ -245,7 +254,11 @@ Command prompt_command() {
         arguments.option("-o,--out", &options->out, {.help = "apply: .safetensors for a model, .png or .jpg for people", .value = "OUT"});
         arguments.option("--model", &options->model, {.help = "apply: the model that the tensor is for", .value = "MODEL"});
         arguments.option("--size", &options->side, {.help = "apply: the side of the model's pictures", .value = "N", .min = 1});
-        arguments.option("--models", &options->models, {.help = "transfer: the models", .value = "MODEL", .comma = true, .many = true});
+        arguments.option("--models", &options->models,
+                         {.help = "transfer: the models: multimodal language models, or runs of classifiers over pictures",
+                          .value = "MODEL",
+                          .comma = true,
+                          .many = true});
         arguments.option("--data", &options->data,
                          {.help = "transfer: labelled data, read as the recipe's [data] says", .value = "MANIFEST", .many = true});
         arguments.option("--corrupt", &options->corrupt,

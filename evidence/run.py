@@ -2,9 +2,11 @@
 
     python evidence/run.py evidence/mope_easy_vqa.toml --out runs/evidence [--threads 2] [--only NAME] [--seeds 1,2,3]
 
-A plan names the test data, the seeds, overrides that all rows share, and rows: a recipe with overrides of its own. What is done already is not
-done again: a row's runs stay under OUT/PLAN/ROW, and are made anew only where its recipe or overrides changed. Paths in a plan are relative to
-the folder that the command is run in.
+A plan names the test data, the seeds, overrides that all rows share, and rows: a recipe with overrides of its own. With `tune = [0.3, 1, 3]` a
+row first tries these multiples of its recipe's learning rate on the first seed, cut short by the plan's `trial` overrides if it has them, and keeps
+the one that the validation data likes best; a row with `like = "NAME"` takes that row's. What is done already is not done again: a row's runs stay
+under OUT/PLAN/ROW, and are made anew only where its recipe or overrides changed. Paths in a plan are relative to the folder that the command is
+run in.
 """
 
 import argparse
@@ -16,8 +18,9 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 import tomllib
+
+from plans import rate_folder, row_folder, spread
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,48 +42,85 @@ def mmtune(*arguments):
     return done.stdout
 
 
-def key_of(row):
-    """What a row's results depend on."""
-    text = json.dumps([row.get("set", []), plan.get("set", []), plan["test"]]) + pathlib.Path(row["recipe"]).read_text()
+def folder_of(row, learning_rate):
+    return rate_folder(row_folder(options.out, options.plan, row["name"]), learning_rate)
+
+
+def best_of(folder):
+    """What the validation data said of a run."""
+    return json.loads((folder / "run.json").read_text())["best"]["value"]
+
+
+def overrides_of(row, learning_rate):
+    return [*plan.get("set", []), *row.get("set", []), f"train.lr={learning_rate:g}"]
+
+
+def key_of(row, overrides):
+    """What a run's results depend on."""
+    text = json.dumps([overrides, plan["test"], plan.get("eval", [])]) + pathlib.Path(row["recipe"]).read_text()
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def one(row, seed):
-    folder = options.out / options.plan.stem / row["name"].replace(" ", "-").replace("/", "-") / f"seed-{seed}"
-    result = folder / "evidence.json"
-    key = key_of(row)
+def once(row, folder, overrides, name, work):
+    """work(folder), a dict, unless folder/name holds what it gave for the same recipe and overrides."""
+    result = folder / name
+    key = key_of(row, overrides)
     if result.exists():
         known = json.loads(result.read_text())
         if known["key"] == key:
             return known
         shutil.rmtree(folder)
-    start = time.monotonic()
-    mmtune("train", row["recipe"], *plan.get("set", []), *row.get("set", []), f"train.seed={seed}", "--out", folder, "--resume")
-    seconds = time.monotonic() - start
-    metrics = json.loads(mmtune("eval", folder, "--data", plan["test"], *plan.get("eval", []), "--json"))
-    record = json.loads((folder / "run.json").read_text())
-    known = {"key": key, "metrics": {name: one["value"] for name, one in metrics["metrics"].items()},
-             "trained": record["trainable_parameters"], "seconds": seconds}
+    mmtune("train", row["recipe"], *overrides, "--out", folder, "--resume")
+    known = {"key": key, **work(folder)}
     result.write_text(json.dumps(known, indent=1) + "\n")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return known
 
 
-def spread(values):
-    if len(values) < 2:
-        return f"{values[0]:.4f}"
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+def learning_rate_of(row):
+    """The recipe's, or the multiple of it that does best on the validation data."""
+    if "like" in row:
+        return learning_rate_of(next(other for other in plan["row"] if other["name"] == row["like"]))
+    base = tomllib.loads(pathlib.Path(row["recipe"]).read_text())["train"]["lr"]
+    for override in row.get("set", []):
+        if override.startswith("train.lr="):
+            base = float(override.partition("=")[2])
+    if not plan.get("tune"):
+        return base
+    tried = []
+    for multiple in plan["tune"]:
+        if "trial" in plan:
+            overrides = [*overrides_of(row, base * multiple), *plan["trial"], f"train.seed={seeds[0]}"]
+            known = once(row, folder_of(row, base * multiple) / "trial", overrides, "trial.json", lambda folder: {"best": best_of(folder)})
+        else:
+            known = one(row, seeds[0], base * multiple)
+        tried.append((known["best"], base * multiple))
+    return max(tried)[1]
 
 
-lines = [f"| {plan['title']} | trained parameters | {' | '.join(plan['metrics'])} | training, relative |", "|---|---|" + "---|" * (len(plan["metrics"]) + 1)]
+def one(row, seed, learning_rate):
+    def evaluate(folder):
+        metrics = json.loads(mmtune("eval", folder, "--data", plan["test"], *plan.get("eval", []), "--json"))
+        record = json.loads((folder / "run.json").read_text())
+        return {"metrics": {name: one["value"] for name, one in metrics["metrics"].items()}, "best": best_of(folder),
+                "trained": record["trainable_parameters"], "seconds": record["training_seconds"]}
+
+    overrides = [*overrides_of(row, learning_rate), f"train.seed={seed}"]
+    return once(row, folder_of(row, learning_rate) / f"seed-{seed}", overrides, "evidence.json", evaluate)
+
+
+lines = [f"| {plan['title']} | trained parameters | learning rate | {' | '.join(plan['metrics'])} | training, relative |", "|---|---|---|" + "---|" * (len(plan["metrics"]) + 1)]
 first_seconds = None
 for row in plan["row"]:
     if options.only and options.only not in row["name"]:
         continue
-    runs = [one(row, seed) for seed in seeds]
+    learning_rate = learning_rate_of(row)
+    runs = [one(row, seed, learning_rate) for seed in seeds]
+    if seeds == plan["seeds"]:
+        (row_folder(options.out, options.plan, row["name"]) / "row.json").write_text(json.dumps({"learning_rate": learning_rate}) + "\n")
     seconds = statistics.median(run["seconds"] for run in runs)
     first_seconds = first_seconds or seconds
-    values = " | ".join(spread([run["metrics"][metric] for run in runs]) for metric in plan["metrics"])
-    lines.append(f"| {row['name']} | {runs[0]['trained']:,} | {values} | {seconds / first_seconds:.2f} |")
+    values = " | ".join(spread([run["metrics"][metric] for run in runs], 4) for metric in plan["metrics"])
+    lines.append(f"| {row['name']} | {runs[0]['trained']:,} | {learning_rate:.2g} | {values} | {seconds / first_seconds:.2f} |")
     print(lines[-1], file=sys.stderr, flush=True)
 print("\n".join(lines))

@@ -81,13 +81,15 @@ Container container_of(std::span<const std::byte> bytes, const std::string& wher
     return Container::wav;
   if (head.starts_with("fLaC")) return Container::flac;
   if (head.starts_with("OggS")) return Container::ogg;
+  const bool matroska = head.starts_with("\x1a\x45\xdf\xa3");
+  if (head.size() == 12 && (head.substr(4, 4) == "ftyp" || (head.starts_with("RIFF") && head.substr(8) == "AVI ") || matroska))
+    return Container::video;
   std::string got = bytes.empty() ? "an empty file" : "a file that starts with \"" + printable(head.substr(0, 8)) + "\"";
   const bool mpeg = head.size() > 1 && head[0] == '\xff' && (static_cast<unsigned char>(head[1]) & 0xE0) == 0xE0;
   if (head.starts_with("ID3") || mpeg) got = "MP3";
-  if (head.size() == 12 && head.substr(4, 4) == "ftyp") got = "MP4 or M4A";
   throw Error({.what = "not a sound that can be read",
                .where = where,
-               .expected = "WAV, FLAC or Ogg",
+               .expected = "WAV, FLAC or Ogg, or a video (MP4, M4A, Matroska, WebM, AVI)",
                .got = std::move(got),
                .hint = bytes.empty() ? "" : "convert it, for instance with: ffmpeg -i IN OUT.flac"});
 }

@@ -3,6 +3,7 @@
 #include <sndfile.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -10,6 +11,7 @@
 
 #include "audio/containers.h"
 #include "core/error.h"
+#include "io/ffmpeg_library.h"
 
 namespace mmtune::audio {
 
@@ -59,23 +61,59 @@ bool is_supported(int format, Container container) {
   }
 }
 
-void check_declared(const SF_INFO& info, const std::string& where, const DecodeLimits& limits) {
-  if (info.channels < 1 || info.channels > limits.max_channels)
+void check_declared(std::int64_t channels, std::int64_t rate, const std::string& where, const DecodeLimits& limits) {
+  if (channels < 1 || channels > limits.max_channels)
     throw Error({.what = "the sound has too many channels",
                  .where = where,
                  .expected = "1 to " + std::to_string(limits.max_channels),
-                 .got = std::to_string(info.channels),
+                 .got = std::to_string(channels),
                  .hint = "mix it down, for instance with: ffmpeg -i IN -ac 1 OUT.wav"});
-  if (info.samplerate < limits.min_rate || info.samplerate > limits.max_rate)
+  if (rate < limits.min_rate || rate > limits.max_rate)
     throw Error({.what = "the sample rate is not one of a recording",
                  .where = where,
                  .expected = std::to_string(limits.min_rate) + " to " + std::to_string(limits.max_rate) + " Hz",
-                 .got = std::to_string(info.samplerate)});
-  if (info.frames == 0) throw Error({.what = "the sound has no samples", .where = where});
+                 .got = std::to_string(rate)});
 }
 
 [[noreturn]] void refuse_length(const std::string& where, std::int64_t limit, const std::string& got) {
   throw Error({.what = "the sound is too long", .where = where, .expected = "at most " + std::to_string(limit) + " samples", .got = got});
+}
+
+void append(Sound& sound, float sample, const std::string& where) {
+  if (!std::isfinite(sample))
+    throw Error({.what = "the sound has samples that are not finite",
+                 .where = where,
+                 .got = std::to_string(sample) + " at sample " + std::to_string(sound.samples.size())});
+  sound.samples.push_back(sample);
+}
+
+Sound sound_of_video(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits) {
+  const MmtuneFfmpeg& functions = io::ffmpeg(where, "give the sound as WAV, FLAC or Ogg");
+  struct Taken {
+    const std::string& where;
+    const DecodeLimits& limits;
+    Sound sound = {};
+  } taken{.where = where, .limits = limits};
+  const MmtuneSoundSink sink{.user = &taken,
+                             .opened =
+                                 [](void* user, std::int64_t rate, std::int64_t channels) {
+                                   auto& own = *static_cast<Taken*>(user);
+                                   check_declared(channels, rate, own.where, own.limits);
+                                   own.sound.rate = rate;
+                                 },
+                             .take =
+                                 [](void* user, const float* samples, std::size_t count) {
+                                   auto& own = *static_cast<Taken*>(user);
+                                   if (static_cast<std::int64_t>(own.sound.samples.size() + count) > own.limits.max_frames)
+                                     refuse_length(own.where, own.limits.max_frames, "more");
+                                   for (const float sample : std::span(samples, count)) append(own.sound, sample, own.where);
+                                 }};
+  std::array<char, 256> message{};
+  const int code =
+      functions.sound(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), &sink, message.data(), message.size());
+  if (code != 0) throw Error({.what = "the sound of the video cannot be decoded: " + printable(message.data()), .where = where});
+  if (taken.sound.samples.empty()) throw Error({.what = "the sound has no samples", .where = where});
+  return std::move(taken.sound);
 }
 
 /// A FLAC stream whose encoder did not know its length, by libsndfile's convention.
@@ -87,6 +125,7 @@ bool length_unknown(const SF_INFO& info) {
 
 Sound decode_sound(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits) {
   const Container container = container_of(bytes, where);
+  if (container == Container::video) return sound_of_video(bytes, where, limits);
   require_complete(bytes, container, where);
   Reader reader{bytes};
   SF_VIRTUAL_IO io{.get_filelen = Reader::length, .seek = Reader::seek, .read = Reader::read, .write = Reader::write, .tell = Reader::tell};
@@ -95,7 +134,8 @@ Sound decode_sound(std::span<const std::byte> bytes, const std::string& where, c
   // Why it was not opened, libsndfile keeps in a global variable, which another thread may be writing.
   if (!file || !is_supported(info.format, container))
     throw Error({.what = "cannot decode the sound: its header is damaged, or its coding is not supported", .where = where});
-  check_declared(info, where, limits);
+  check_declared(info.channels, info.samplerate, where, limits);
+  if (info.frames == 0) throw Error({.what = "the sound has no samples", .where = where});
   const bool unknown = length_unknown(info);
   if (!unknown && info.frames > limits.max_frames) refuse_length(where, limits.max_frames, std::to_string(info.frames));
 
@@ -111,11 +151,7 @@ Sound decode_sound(std::span<const std::byte> bytes, const std::string& where, c
       double sum = 0;
       for (std::size_t c = 0; c < channels; ++c) sum += static_cast<double>(frames[static_cast<std::size_t>(i) * channels + c]);
       const auto sample = static_cast<float>(sum / static_cast<double>(channels));
-      if (!std::isfinite(sample))
-        throw Error({.what = "the sound has samples that are not finite",
-                     .where = where,
-                     .got = std::to_string(sample) + " at sample " + std::to_string(sound.samples.size())});
-      sound.samples.push_back(sample);
+      append(sound, sample, where);
     }
   }
   if (const int code = sf_error(file.get()); code != SF_ERR_NO_ERROR)

@@ -1,5 +1,5 @@
 #pragma once
-// Decoded sounds and the decoder (WAV, FLAC, Ogg; by libsndfile) that makes them from bytes.
+// Decoded sounds and the decoder that makes them from bytes: WAV, FLAC, Ogg by libsndfile; the sound of videos by FFmpeg's libraries.
 
 #include <cstddef>
 #include <cstdint>
@@ -23,10 +23,10 @@ struct DecodeLimits {
 };
 
 /// Decodes WAV (integer and float samples, A-law, µ-law, ADPCM; RIFX and RF64 too), FLAC and Ogg (Vorbis, Opus, FLAC); the format is told
-/// by the content. Integers are divided by their full scale, as the `soundfile` package does, and channels are averaged. `where` names the
-/// file in errors. Throws Error: another format, damage or truncation (less is there than the header declares), no samples, more channels
-/// than allowed, a rate outside the limits, more frames than allowed (a declared length before anything is allocated), samples that are not
-/// finite.
+/// by the content, and the first sound of a video (MP4 and M4A, Matroska and WebM, AVI). Integers are divided by their full scale, as the
+/// `soundfile` package does, and channels are averaged. `where` names the file in errors. Throws Error: another format, damage or
+/// truncation (less is there than the header declares), no samples, more channels than allowed, a rate outside the limits, more frames than
+/// allowed (a declared length before anything is allocated), samples that are not finite, a video in a build without FFmpeg.
 Sound decode_sound(std::span<const std::byte> bytes, const std::string& where, const DecodeLimits& limits = {});
 
 }  // namespace mmtune::audio

@@ -7,6 +7,7 @@
 namespace mmtune::backbones {
 
 void ReadingCache::select(const at::Tensor& rows) {
+  if (!visible.defined()) return;  // nothing was read
   for (CachedKeys& block : blocks) {
     if (!block.keys.defined()) continue;
     block.keys = block.keys.index_select(0, nn::beside(rows, block.keys));

@@ -6,6 +6,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "backbones/clip_towers.h"
 #include "backbones/co_attention.h"
@@ -13,6 +18,7 @@
 #include "backbones/named_inputs.h"
 #include "backbones/registry.h"
 #include "core/error.h"
+#include "nn/recompute.h"
 
 namespace mmtune::backbones {
 
@@ -135,16 +141,14 @@ class Meter final : public Backbone {
     nn::Tokens text = embed_text(inputs, context), image = embed_image(inputs, context);
     const bool first = context.read == nn::ReadRows::first;
     for (std::size_t i = 0; i < text_layers_.size(); ++i) {
-      const bool last = i + 1 == text_layers_.size();
-      for (auto [layer, tokens] : {std::pair(text_layers_[i].get(), &text), std::pair(image_layers_[i].get(), &image)})
-        if (layer->sequence().hook) layer->sequence().hook->before_block(*tokens, context);
-      // Both read what the streams were before the layer.
-      const OtherStream words{text.rows, text.layout}, picture{image.rows, image.layout};
-      const bool first_text = first && last, first_picture = first_text && !averages_;
-      (*text_layers_[i])(text, picture, first_text, context);
-      (*image_layers_[i])(image, words, first_picture, context);
-      if (!first_text && text_layers_[i]->sequence().hook) text_layers_[i]->sequence().hook->after_block(text, context);
-      if (!first_picture && image_layers_[i]->sequence().hook) image_layers_[i]->sequence().hook->after_block(image, context);
+      const Streams layer = [this, i, first](nn::Tokens& words, nn::Tokens& picture, const nn::Context& own) {
+        run_layer(i, words, picture, first, own);
+      };
+      if (context.recompute) {
+        run_together(text, image, context, layer);
+      } else {
+        layer(text, image, context);
+      }
     }
     ModelOutputs outputs{
         .last_hidden_state = text.rows, .layout = text.layout, .image_hidden_state = image.rows, .image_layout = image.layout};
@@ -209,6 +213,50 @@ class Meter final : public Backbone {
   }
 
  private:
+  using Streams = std::function<void(nn::Tokens& text, nn::Tokens& image, const nn::Context& context)>;
+
+  /// Layer `i` of both streams; `first`: only the first row of each is wanted behind the last one.
+  void run_layer(std::size_t i, nn::Tokens& text, nn::Tokens& image, bool first, const nn::Context& context) const {
+    const bool last = i + 1 == text_layers_.size();
+    for (auto [layer, tokens] : {std::pair(text_layers_[i].get(), &text), std::pair(image_layers_[i].get(), &image)})
+      if (layer->sequence().hook) layer->sequence().hook->before_block(*tokens, context);
+    // Both read what the streams were before the layer.
+    const OtherStream words{text.rows, text.layout}, picture{image.rows, image.layout};
+    const bool first_text = first && last, first_picture = first_text && !averages_;
+    (*text_layers_[i])(text, picture, first_text, context);
+    (*image_layers_[i])(image, words, first_picture, context);
+    if (!first_text && text_layers_[i]->sequence().hook) text_layers_[i]->sequence().hook->after_block(text, context);
+    if (!first_picture && image_layers_[i]->sequence().hook) image_layers_[i]->sequence().hook->after_block(image, context);
+  }
+
+  /// Gradient checkpointing of a layer: what is computed again has one matrix of rows, so both streams' go in and out as one.
+  static void run_together(nn::Tokens& text, nn::Tokens& image, const nn::Context& context, const Streams& layer) {
+    struct Frames {
+      nn::Tokens text, image;  ///< without rows
+      std::int64_t text_rows = 0;
+      Frames(const nn::Tokens& words, const nn::Tokens& picture) : text(words), image(picture), text_rows(words.rows.size(0)) {
+        text.rows.reset();
+        image.rows.reset();
+      }
+      std::pair<nn::Tokens, nn::Tokens> with(const at::Tensor& rows) const {
+        std::pair<nn::Tokens, nn::Tokens> streams{text, image};
+        streams.first.rows = rows.slice(0, 0, text_rows);
+        streams.second.rows = rows.slice(0, text_rows);
+        return streams;
+      }
+    };
+    const Frames before(text, image);
+    const auto after = std::make_shared<std::optional<Frames>>();
+    nn::Tokens both{at::cat({text.rows, image.rows}), {}};
+    nn::run_block(both, context, [before, after, layer](nn::Tokens& tokens, const nn::Context& own) {
+      auto [words, picture] = before.with(tokens.rows);
+      layer(words, picture, own);
+      after->emplace(words, picture);
+      tokens.rows = at::cat({words.rows, picture.rows});
+    });
+    std::tie(text, image) = (*after)->with(both.rows);
+  }
+
   static std::unique_ptr<ImageEncoder> make_encoder(const Config& config, const nn::Weights& w, MeterImageEncoder kind) {
     if (kind == MeterImageEncoder::clip) return std::make_unique<ClipEncoderOfMeter>(config, w);
     return std::make_unique<SwinEncoderOfMeter>(config, w);

@@ -81,6 +81,7 @@ MultimodalModel::MultimodalModel(MultimodalFamily family, const Config& config, 
   Backbone& language = causal_ ? static_cast<Backbone&>(*causal_) : *t5_;
   sites_ = language.sites();
   vision_->list(sites_);
+  sites_.inputs.push_back(&pixels_);
   info_ = language.info();
   info_.architecture = name_of(family);
   info_.modality = Modality::text_image;
@@ -88,6 +89,8 @@ MultimodalModel::MultimodalModel(MultimodalFamily family, const Config& config, 
   info_.image_width = vision_->image_width;
   info_.image_channels = 3;
   image_token_ = token_id(config, {"image_token_index", "image_token_id"}, -1);
+  padding_ = token_id(text, {"pad_token_id"}, -1);
+  beginning_ = token_id(text, {"bos_token_id"}, 0);
   multimodal_ = {.family = family,
                  .image_height = vision_->image_height,
                  .image_width = vision_->image_width,
@@ -132,6 +135,7 @@ VisualTokens MultimodalModel::encode(const at::Tensor& pixels, std::span<const I
                  .where = "pixel_values",
                  .expected = "[B, 3, " + std::to_string(multimodal_.image_height) + ", " + std::to_string(multimodal_.image_width) + "]",
                  .got = c10::str(pixels.sizes())});
+  const at::Tensor shown = pixels_.hook != nullptr ? pixels_.hook->apply(pixels, context) : pixels;
   std::optional<QFormerText> text;
   if (vision_->reads_instruction) {
     const auto count = static_cast<std::int64_t>(instructions.size());
@@ -142,7 +146,7 @@ VisualTokens MultimodalModel::encode(const at::Tensor& pixels, std::span<const I
                    .got = std::to_string(count)});
     text = words_for_q_former(instructions);
   }
-  VisualTokens made{.tokens = {}, .features = vision_->features(pixels, text ? &*text : nullptr, context)};
+  VisualTokens made{.tokens = {}, .features = vision_->features(shown, text ? &*text : nullptr, context)};
   made.tokens = vision_->project(made.features, context);
   return made;
 }
@@ -295,12 +299,9 @@ at::Tensor MultimodalModel::candidate_scores(const at::Tensor& given, std::span<
   return rank_candidates(*decoder, trie, {.mean = options.reduction == ScoreReduction::mean, .among_candidates = false});
 }
 
-std::int64_t MultimodalModel::macs(std::int64_t tokens, bool) const {
+std::int64_t MultimodalModel::macs(std::int64_t words, bool) const {
+  const std::int64_t tokens = words + multimodal_.visual_tokens;
   return vision_->macs() + (causal_ ? causal_->reading_macs(tokens, 1) : t5_->macs(tokens, false) + t5_->decoder_macs(1, tokens));
-}
-
-std::int64_t MultimodalModel::picture_macs(std::int64_t) const {
-  return vision_->macs();
 }
 
 }  // namespace mmtune::backbones

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backbones/chosen_rows.h"
 #include "backbones/named_inputs.h"
 #include "core/error.h"
 
@@ -291,18 +292,8 @@ namespace {
 
 /// What the encoder made, a row for each of `rows`.
 OfaEncoded chosen(const OfaEncoded& encoded, const std::vector<std::int64_t>& rows) {
-  const std::int64_t batch = encoded.layout.batch(), length = encoded.layout.length(0);
-  bool same = static_cast<std::int64_t>(rows.size()) == batch;
-  for (std::size_t i = 0; same && i < rows.size(); ++i) same = rows[i] == static_cast<std::int64_t>(i);
-  if (same) return encoded;
-  const at::Tensor index = nn::beside(at::tensor(rows, at::kLong), encoded.rows);
-  const auto count = static_cast<std::int64_t>(rows.size());
-  at::Tensor mask = encoded.layout.key_mask();
-  if (mask.defined()) mask = mask.index_select(0, index);
-  const std::int64_t width = encoded.rows.size(1);
-  return {.rows = encoded.rows.view({batch, length, width}).index_select(0, index).view({count * length, width}),
-          .layout = nn::Layout::uniform(count, length, mask),
-          .positions = encoded.positions};
+  Sequences chosen = chosen_sequences(encoded.rows, encoded.layout, rows);
+  return {.rows = std::move(chosen.rows), .layout = std::move(chosen.layout), .positions = encoded.positions};
 }
 
 }  // namespace

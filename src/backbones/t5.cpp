@@ -151,8 +151,22 @@ at::Tensor T5::decode(const at::Tensor& words, const at::Tensor& mask, const at:
                       const nn::Context& context) const {
   const std::int64_t batch = words.size(0), length = words.size(1);
   const std::vector<std::int64_t> places = count(0, length);
-  return run_decoder(embed(words.reshape({-1})), nn::Layout::uniform(batch, length, mask), bias(true, places, places), nullptr,
-                     cross_keys_values(encoded, context), layout, context);
+  const at::Tensor usual = bias(true, places, places);
+  nn::Tokens tokens{embed(words.reshape({-1})), nn::Layout::uniform(batch, length, mask)};
+  if (!context.recompute || context.complementary.defined())
+    return run_decoder(tokens.rows, tokens.layout, usual, nullptr, cross_keys_values(encoded, context), layout, context);
+  // Computed again in the backward pass, a layer needs the encoder's rows with their gradient: they come as what its context brings along.
+  nn::Context own = context;
+  own.complementary = encoded;
+  for (std::size_t i = 0; i < decoder_.size(); ++i) {
+    nn::run_block(tokens, own, [this, i, usual, layout](nn::Tokens& inner, const nn::Context& with) {
+      nn::Context plain = with;
+      plain.complementary.reset();
+      const T5Layer::Source source{decoder_[i]->cross_keys_values(with.complementary, plain), &layout};
+      (*decoder_[i])(inner, {.bias = usual, .cache = nullptr, .block = i}, &source, plain);
+    });
+  }
+  return decoder_norm_(tokens.rows);
 }
 
 at::Tensor T5::logits(const at::Tensor& states, const nn::Context& context) const {
@@ -204,11 +218,11 @@ std::unique_ptr<CachedDecoder> T5::decoder(const at::Tensor& encoded, const nn::
   return std::make_unique<T5Decoder>(*this, encoded, layout, context);
 }
 
-ModelOutputs T5::forward(const ModelInputs& inputs, const nn::Context& context) {
+T5::Encoded T5::encode_inputs(const ModelInputs& inputs, const nn::Context& context) const {
   const at::Tensor rows = inputs.inputs_embeds.defined() ? inputs.inputs_embeds : embed(inputs.input_ids);
   const nn::Layout& given = inputs.text_layout;
-  if (given.is_uniform()) return {.last_hidden_state = encode(rows, given, context), .layout = given};
-  // Biases by distance want one length: texts are padded for them, and packed again behind.
+  if (given.is_uniform()) return {encode(rows, given, context), given};
+  // Biases by distance want one length: texts are padded for them.
   const std::int64_t longest = *std::max_element(given.lengths().begin(), given.lengths().end());
   std::vector<at::Tensor> padded, masks;
   for (const at::Tensor& one : rows.split_with_sizes(given.lengths(), 0)) {
@@ -216,8 +230,14 @@ ModelOutputs T5::forward(const ModelInputs& inputs, const nn::Context& context) 
     masks.push_back(at::arange(longest, rows.options().dtype(at::kLong)) < one.size(0));
   }
   const nn::Layout layout = nn::Layout::uniform(given.batch(), longest, at::stack(masks));
-  const at::Tensor made = encode(at::cat(padded), layout, context);
-  return {.last_hidden_state = made.index_select(0, layout.key_mask().flatten().nonzero().flatten()), .layout = given};
+  return {encode(at::cat(padded), layout, context), layout};
+}
+
+ModelOutputs T5::forward(const ModelInputs& inputs, const nn::Context& context) {
+  const Encoded made = encode_inputs(inputs, context);
+  if (inputs.text_layout.is_uniform()) return {.last_hidden_state = made.rows, .layout = made.layout};
+  return {.last_hidden_state = made.rows.index_select(0, made.layout.key_mask().flatten().nonzero().flatten()),
+          .layout = inputs.text_layout};
 }
 
 TensorMap T5::forward_named(const TensorMap& inputs, const nn::Context& context) {

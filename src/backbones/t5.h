@@ -9,6 +9,7 @@
 #include "backbones/cached_decoder.h"
 #include "backbones/config.h"
 #include "backbones/language_attention.h"
+#include "backbones/sequence_model.h"
 #include "nn/rms_norm.h"
 
 namespace mmtune::backbones {
@@ -52,7 +53,7 @@ class T5Layer {
   nn::SublayerSite attention_site_, cross_site_, feed_forward_site_;
 };
 
-class T5 final : public Backbone {
+class T5 final : public Backbone, public SequenceModel {
  public:
   /// `shared`: the scope whose tensors are "shared.weight", "encoder.…", "decoder.…"; `head` holds "weight", or nothing.
   T5(const Config& config, const nn::Weights& weights, const nn::Weights& head);
@@ -71,6 +72,15 @@ class T5 final : public Backbone {
   /// A decoder that has read nothing yet. `encoded` as encode() gives it. No gradient flows. The model must outlive it.
   std::unique_ptr<CachedDecoder> decoder(const at::Tensor& encoded, const nn::Layout& layout, const nn::Context& context) const;
 
+  SequenceTokens tokens() const override { return {.start = shape_.start, .padding = shape_.padding, .end = shape_.end}; }
+  std::int64_t vocabulary() const override { return shape_.vocabulary; }
+  std::int64_t longest_answer() const override { return info_.max_length; }
+  void set_noise(const SequenceNoise& noise) override;
+  at::Tensor taught(const ModelInputs& inputs, const std::vector<std::int64_t>& rows, const at::Tensor& said, const at::Tensor& wanted,
+                    const nn::Context& context) override;
+  std::unique_ptr<CachedDecoder> begin(const ModelInputs& inputs, const std::vector<std::int64_t>& rows,
+                                       const nn::Context& context) override;
+
   /// The encoder alone.
   ModelOutputs forward(const ModelInputs& inputs, const nn::Context& context) override;
   /// input_ids or inputs_embeds, attention_mask → encoder_last_hidden_state; with decoder_input_ids (and decoder_attention_mask)
@@ -82,6 +92,14 @@ class T5 final : public Backbone {
 
  private:
   friend class T5Decoder;
+  /// What the encoder makes of texts, in a uniform layout.
+  struct Encoded {
+    at::Tensor rows;
+    nn::Layout layout;
+  };
+  Encoded encode_inputs(const ModelInputs& inputs, const nn::Context& context) const;
+  /// The same, a sequence for each of `rows`.
+  Encoded encode_chosen(const ModelInputs& inputs, const std::vector<std::int64_t>& rows, const nn::Context& context) const;
   /// [H, Tq, Tk] of queries and keys at these places.
   at::Tensor bias(bool decoder, const std::vector<std::int64_t>& queries, const std::vector<std::int64_t>& keys) const;
   at::Tensor run_decoder(const at::Tensor& rows, const nn::Layout& layout, const at::Tensor& bias, ReadingCache* cache,

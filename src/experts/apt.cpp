@@ -79,13 +79,14 @@ class Apt::Place final : public nn::SublayerHook {
     if (!options.learn_scale) scale_.requires_grad_(false);
   }
 
-  at::Tensor apply(const at::Tensor& output, const at::Tensor& input, const nn::Layout& layout, const nn::Context&) override {
+  at::Tensor apply(const at::Tensor& output, const at::Tensor& input, const nn::Layout& layout, const nn::Context& context) override {
     const nn::Diffusion diffusion{.keys = keys(),
                                   .values = prompts_,
                                   .scale = scale_,
                                   .weights = gate_.defined() ? input.mv(gate_).sigmoid() : at::Tensor(),
                                   .activation = owner_->options_.activation,
-                                  .weigh = owner_->options_.weight == AptWeight::max};
+                                  .weigh = owner_->options_.weight == AptWeight::max,
+                                  .precision = context.matmul_precision};
     if (owner_->watching_)
       owner_->watched_.push_back({name_, layout, input.detach(), diffusion.keys.detach(), nn::diffusion_parts(input, diffusion)});
     return nn::diffuse(output, input, diffusion, true);  // the site goes on with the result alone

@@ -284,6 +284,16 @@ void Interpolated::before_pass(const nn::Context& context) {
   carrier_->before_pass(context);
 }
 
+namespace {
+
+/// <a, b>, without an array of products where both lie in one piece.
+double product_of(const at::Tensor& a, const at::Tensor& b) {
+  if (a.is_contiguous() && b.is_contiguous()) return at::dot(a.view({-1}), b.view({-1})).item<double>();
+  return (a * b).sum(at::kDouble).item<double>();
+}
+
+}  // namespace
+
 void Interpolated::after_backward() {
   carrier_->after_backward();
   if (options_.once) return;
@@ -309,7 +319,7 @@ void Interpolated::after_backward() {
       }
       if (logits_.requires_grad() && piece.form != Piece::Form::lora_a) {
         const double factor = piece.form == Piece::Form::lora_b ? piece.factor[i] : 1.0;
-        g[piece.site][i] += factor * (own * part_tensor(piece, i)).sum(at::kDouble).item<double>();
+        g[piece.site][i] += factor * product_of(own, part_tensor(piece, i));
       }
       if (!leaf.requires_grad()) continue;
       at::Tensor& total = gradient_of(leaf);

@@ -4,10 +4,12 @@
 //
 // As the paper has it: s <- mu s + (1 - mu) Down(h) with a learned gate mu a block. Our choices: blocks are pre-norm; the projection at the
 // end starts at zero, so that training starts at the frozen model; where a backbone merges neighbouring patches, so does the state, by
-// their mean.
+// their mean; where its layers have two streams of tokens (METER), a ladder stands beside each, and what one stream is told of the other
+// comes from the backbone's own cross-attention.
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <numeric>
 
 #include "core/error.h"
@@ -119,24 +121,12 @@ at::Tensor merged(const at::Tensor& state, std::int64_t batch, std::int64_t colu
   return halved.permute({0, 2, 3, 1}).reshape({-1, width});
 }
 
-class Ladder;
-
-class Step final : public nn::SequenceHook {
+/// The ladder beside one stream of tokens; a hook on each of its blocks.
+class Side {
  public:
-  Step(Ladder& ladder, std::size_t rung) : ladder_(&ladder), rung_(rung) {}
-  void before_block(nn::Tokens& tokens, const nn::Context& context) override;
-  void after_block(nn::Tokens& tokens, const nn::Context& context) override;
-
- private:
-  Ladder* ladder_;
-  std::size_t rung_;
-};
-
-class Ladder final : public Expert {
- public:
-  Ladder(const Options& options, const backbones::Backbone& backbone, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
-      : options_(options),
-        backbone_(&backbone),
+  Side(const Options& options, std::string name, std::vector<nn::SequenceSite*> sites, at::Generator& generator)
+      : options_(&options),
+        name_(std::move(name)),
         sites_(std::move(sites)),
         width_(std::max<std::int64_t>(sites_.back()->width / options.reduction, 1)),
         heads_(std::gcd(width_, std::max<std::int64_t>(width_ / usual_head_width, 1))),
@@ -144,42 +134,25 @@ class Ladder final : public Expert {
         norm_(width_),
         end_(width_, sites_.back()->width, 0.0, generator) {
     for (std::size_t i = 0; i < sites_.size(); ++i) {
-      rungs_.emplace_back(options_, sites_[i]->width, width_, generator);
+      rungs_.emplace_back(options, sites_[i]->width, width_, generator);
       hooks_.push_back(std::make_unique<Step>(*this, i));
     }
-    set_enabled(true);
   }
-  ~Ladder() override { set_enabled(false); }
 
-  std::string_view kind() const override { return "ladder"; }
-  std::vector<nn::NamedTensor> tensors() const override {
-    std::vector<nn::NamedTensor> named;
-    start_.list("ladder.start", named);
-    for (std::size_t i = 0; i < sites_.size(); ++i) rungs_[i].list(sites_[i]->name, options_, named);
-    norm_.list("ladder.norm", named);
-    end_.list("ladder.end", named);
-    return named;
+  void list(std::vector<nn::NamedTensor>& named) const {
+    start_.list(name_ + ".start", named);
+    for (std::size_t i = 0; i < sites_.size(); ++i) rungs_[i].list(sites_[i]->name, *options_, named);
+    norm_.list(name_ + ".norm", named);
+    end_.list(name_ + ".end", named);
   }
-  Json config() const override {
-    return {{"peft_type", "MMTUNE_LADDER"},
-            {"reduction", options_.reduction},
-            {"inner_ratio", options_.inner_ratio},
-            {"gated", options_.gated},
-            {"dropout", options_.dropout}};
-  }
-  void set_enabled(bool enabled) override {
-    if (enabled == enabled_) return;
+  void set_enabled(bool enabled) {
     for (std::size_t i = 0; i < sites_.size(); ++i) {
       if (enabled && sites_[i]->hook) throw Error({.what = "another expert works on the tokens of this block", .where = sites_[i]->name});
       sites_[i]->hook = enabled ? hooks_[i].get() : nullptr;
     }
-    enabled_ = enabled;
   }
-  bool enabled() const override { return enabled_; }
-  bool beside_backbone() const override { return true; }
-  bool squares_gradients() const override { return true; }
-  std::int64_t extra_macs(std::int64_t tokens) const override {
-    const auto rows_at = [&](std::size_t i) { return backbone_->rows_at(sites_[i]->name, sites_[i]->layer, tokens); };
+  std::int64_t macs(const backbones::Backbone& backbone, std::int64_t tokens) const {
+    const auto rows_at = [&](std::size_t i) { return backbone.rows_at(sites_[i]->name, sites_[i]->layer, tokens); };
     std::int64_t total = rows_at(0) * start_.macs() + rows_at(sites_.size() - 1) * end_.macs();
     for (std::size_t i = 0; i < rungs_.size(); ++i) {
       const Rung& rung = rungs_[i];
@@ -189,6 +162,18 @@ class Ladder final : public Expert {
     }
     return total;
   }
+
+ private:
+  class Step final : public nn::SequenceHook {
+   public:
+    Step(Side& side, std::size_t rung) : side_(&side), rung_(rung) {}
+    void before_block(nn::Tokens& tokens, const nn::Context& context) override { side_->before_block(rung_, tokens, context); }
+    void after_block(nn::Tokens& tokens, const nn::Context& context) override { side_->after_block(rung_, tokens, context); }
+
+   private:
+    Side* side_;
+    std::size_t rung_;
+  };
 
   void before_block(std::size_t rung, const nn::Tokens& tokens, const nn::Context& context) {
     if (rung == 0) {
@@ -200,15 +185,14 @@ class Ladder final : public Expert {
   }
   void after_block(std::size_t rung, nn::Tokens& tokens, const nn::Context& context) {
     const nn::SequenceSite& site = *sites_[rung];
-    state_ = rungs_[rung].climb(state_, tokens.rows.detach(), tokens.layout, heads_, site.causal, options_, context);
+    state_ = rungs_[rung].climb(state_, tokens.rows.detach(), tokens.layout, heads_, site.causal, *options_, context);
     if (!site.last) return;
     tokens.rows = tokens.rows + end_(norm_(state_, context), context);
     state_.reset();
   }
 
- private:
-  Options options_;
-  const backbones::Backbone* backbone_;
+  const Options* options_;
+  std::string name_;
   std::vector<nn::SequenceSite*> sites_;
   std::int64_t width_, heads_;
   Map start_;
@@ -216,17 +200,67 @@ class Ladder final : public Expert {
   Norm norm_;
   Map end_;
   std::vector<std::unique_ptr<Step>> hooks_;
-  bool enabled_ = false;
   at::Tensor state_;          ///< of the forward pass that is under way, [N, w]
   std::int64_t columns_ = 0;  ///< of the rows that state_ has
 };
 
-void Step::before_block(nn::Tokens& tokens, const nn::Context& context) {
-  ladder_->before_block(rung_, tokens, context);
+/// The blocks of every stream: a layer's first block belongs to the first one, and so on.
+std::vector<std::vector<nn::SequenceSite*>> streams_of(const std::vector<nn::SequenceSite*>& sites) {
+  std::vector<std::vector<nn::SequenceSite*>> streams;
+  std::map<std::int64_t, std::size_t> seen;
+  for (nn::SequenceSite* site : sites) {
+    const std::size_t stream = seen[site->layer]++;
+    if (stream == streams.size()) streams.emplace_back();
+    streams[stream].push_back(site);
+  }
+  return streams;
 }
-void Step::after_block(nn::Tokens& tokens, const nn::Context& context) {
-  ladder_->after_block(rung_, tokens, context);
-}
+
+class Ladder final : public Expert {
+ public:
+  Ladder(const Options& options, backbones::Backbone& backbone, at::Generator& generator) : options_(options), backbone_(&backbone) {
+    const auto streams = streams_of(backbone.sites().sequences);
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+      const std::string name = streams.size() == 1 ? "ladder" : "ladder." + std::to_string(i);
+      sides_.push_back(std::make_unique<Side>(options_, name, streams[i], generator));
+    }
+    set_enabled(true);
+  }
+  ~Ladder() override { set_enabled(false); }
+
+  std::string_view kind() const override { return "ladder"; }
+  std::vector<nn::NamedTensor> tensors() const override {
+    std::vector<nn::NamedTensor> named;
+    for (const auto& side : sides_) side->list(named);
+    return named;
+  }
+  Json config() const override {
+    return {{"peft_type", "MMTUNE_LADDER"},
+            {"reduction", options_.reduction},
+            {"inner_ratio", options_.inner_ratio},
+            {"gated", options_.gated},
+            {"dropout", options_.dropout}};
+  }
+  void set_enabled(bool enabled) override {
+    if (enabled == enabled_) return;
+    for (const auto& side : sides_) side->set_enabled(enabled);
+    enabled_ = enabled;
+  }
+  bool enabled() const override { return enabled_; }
+  bool beside_backbone() const override { return true; }
+  bool squares_gradients() const override { return true; }
+  std::int64_t extra_macs(std::int64_t tokens) const override {
+    std::int64_t total = 0;
+    for (const auto& side : sides_) total += side->macs(*backbone_, tokens);
+    return total;
+  }
+
+ private:
+  Options options_;
+  const backbones::Backbone* backbone_;
+  std::vector<std::unique_ptr<Side>> sides_;
+  bool enabled_ = false;
+};
 
 class Recipe final : public ExpertRecipe {
  public:
@@ -249,13 +283,11 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "dropout", options_.dropout);
   }
   std::unique_ptr<Expert> build(backbones::Backbone& backbone, at::Generator generator) const override {
-    const std::vector<nn::SequenceSite*>& blocks = backbone.sites().sequences;
-    for (std::size_t i = 1; i < blocks.size(); ++i)
-      if (blocks[i]->layer == blocks[i - 1]->layer)
-        throw UsageError({.what = "a ladder stands beside one stream of tokens",
-                          .where = "expert.method = \"ladder\"",
-                          .got = backbone.info().architecture + ", whose layers have two"});
-    return std::make_unique<Ladder>(options_, backbone, blocks, generator);
+    if (backbone.sites().sequences.empty())
+      throw UsageError({.what = "the backbone gives no access to the tokens between its layers",
+                        .where = "expert.method = \"ladder\"",
+                        .got = backbone.info().architecture});
+    return std::make_unique<Ladder>(options_, backbone, generator);
   }
 
  private:

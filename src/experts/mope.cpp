@@ -74,14 +74,22 @@ Mope::Mope(const MopeOptions& options, backbones::Backbone& backbone, at::Genera
     throw UsageError({.what = "no prompt is left",
                       .where = "expert.static_prompt",
                       .expected = "one of static_prompt, dynamic_prompt and mapped_prompt to be true"});
-  if (info.max_length > 0 && prompts() > info.max_length)
+  if (as_tokens() && info.max_length > 0 && prompts() > info.max_length)
     throw UsageError({.what = "more prompt tokens in a block than the main backbone takes positions",
                       .where = "expert.prompt_length",
                       .expected = "at most " + std::to_string(info.max_length) + " tokens (" + info.architecture + ")",
                       .got = std::to_string(prompts()),
                       .hint = "more experts cost no tokens: raise expert.experts instead"});
   lay_out(backbone);
+  if (!as_tokens()) refuse_unfit_form(info);
   make_tensors(info, generator);
+  if (!as_tokens()) {
+    const auto attentions = attention_of_layers(backbone);
+    for (Block& block : blocks_) {
+      diffusions_.push_back(std::make_unique<MopeDiffusion>(*attentions.at(block.site->layer), options_.rank, generator));
+      block.diffusion = diffusions_.back().get();
+    }
+  }
   for (std::size_t i = 0; i < blocks_.size(); ++i) hooks_.push_back(std::make_unique<Hook>(*this, i));
   set_enabled(true);
 }
@@ -141,15 +149,34 @@ void Mope::lay_out(backbones::Backbone& backbone) {
                         .hint = "use mapper = \"linear\" or \"mlp\""});
 }
 
+void Mope::refuse_unfit_form(const backbones::BackboneInfo& info) const {
+  const std::string where = "expert.prompt_form = \"apt\"";
+  if (merging_)
+    throw UsageError({.what = "the backbone's blocks hand their prompts on, which a step beside the attention cannot do",
+                      .where = where,
+                      .expected = "BERT, RoBERTa, ViT, CLIP's picture tower or Wav2Vec2",
+                      .got = info.architecture,
+                      .hint = "use prompt_form = \"tokens\""});
+  if (!options_.deep)
+    throw UsageError(
+        {.what = "prompts beside the attention do not travel from block to block", .where = where, .hint = "leave out deep = false"});
+}
+
+/// What prompts are drawn from.
+double Mope::init_range(const backbones::BackboneInfo& info) const {
+  constexpr double released_text = 0.3, apt_std = 0.02;
+  if (options_.init_range) return *options_.init_range;
+  // A uniform draw as wide as APT's normal one: what prompts add grows with the third power of their size.
+  if (!as_tokens()) return apt_std * std::sqrt(3.0);
+  if (!picture_) return released_text;
+  const std::int64_t patches = std::max<std::int64_t>(info.max_length - (info.has_class_token ? 1 : 0), 1);
+  const double area = static_cast<double>(info.image_height * info.image_width) / static_cast<double>(patches);
+  return std::sqrt(6.0 / (3.0 * area + static_cast<double>(blocks_.front().site->width)));
+}
+
 void Mope::make_tensors(const backbones::BackboneInfo& info, at::Generator& generator) {
   const std::int64_t length = options_.prompt_length, count = options_.experts, y = options_.complementary_width();
-  double range = 0.3;  // what the released code draws text prompts from
-  if (picture_) {
-    const std::int64_t patches = std::max<std::int64_t>(info.max_length - (info.has_class_token ? 1 : 0), 1);
-    const double area = static_cast<double>(info.image_height * info.image_width) / static_cast<double>(patches);
-    range = std::sqrt(6.0 / (3.0 * area + static_cast<double>(blocks_.front().site->width)));
-  }
-  range = options_.init_range.value_or(range);
+  const double range = init_range(info);
   mapper_.kind = options_.mapper;
   if (options_.mapped_prompt && mapper_.kind != MopeMapper::Kind::identity) {
     std::int64_t hidden = y, sum = 0;
@@ -221,6 +248,8 @@ std::vector<nn::NamedTensor> Mope::tensors() const {
     add(prefix + "router.main.bias", block.main_bias);
     add(prefix + "router.keys", block.keys);
   }
+  for (const auto& diffusion : diffusions_)
+    for (const nn::NamedTensor& item : diffusion->tensors()) named.push_back(item);
   return named;
 }
 
@@ -231,18 +260,25 @@ void Mope::set_enabled(bool enabled) {
     if (enabled && site.hook) throw Error({.what = "another prompt is attached already", .where = site.name});
     site.hook = enabled ? hooks_[i].get() : nullptr;
   }
+  for (const auto& diffusion : diffusions_) attach(diffusion->site().hooks, diffusion.get(), enabled);
   enabled_ = enabled;
 }
 
 std::int64_t Mope::extra_macs(std::int64_t tokens) const {
-  std::vector<nn::SequenceSite*> sites;
-  for (const Block& block : blocks_) sites.push_back(block.site);
-  std::int64_t total = options_.deep && prompts_end(*backbone_, sites)
-                           ? ending_prompt_macs(sites, tokens, prompts())
-                           : backbone_->macs(tokens + prompts(), false) - backbone_->macs(tokens, false);
-  for (const nn::NamedTensor& item : tensors())
+  std::int64_t total = 0;
+  if (as_tokens()) {
+    std::vector<nn::SequenceSite*> sites;
+    for (const Block& block : blocks_) sites.push_back(block.site);
+    total = options_.deep && prompts_end(*backbone_, sites) ? ending_prompt_macs(sites, tokens, prompts())
+                                                            : backbone_->macs(tokens + prompts(), false) - backbone_->macs(tokens, false);
+  }
+  for (const auto& diffusion : diffusions_)
+    total += diffusion->macs(backbone_->rows_at(diffusion->site().name, diffusion->site().layer, tokens), prompts());
+  for (const nn::NamedTensor& item : tensors()) {
     // Maps of y and of the pooled tokens, keys, and the mixture: one product an element, whatever the batch.
-    if (item.tensor.dim() >= 2 && item.name != "input_prompts" && !item.name.ends_with(".static")) total += item.tensor.numel();
+    const bool product = item.name != "input_prompts" && !item.name.ends_with(".static") && item.name.find(".APT.") == std::string::npos;
+    if (item.tensor.dim() >= 2 && product) total += item.tensor.numel();
+  }
   return total;
 }
 
@@ -290,7 +326,13 @@ void Mope::begin(const nn::Tokens& tokens, const nn::Context& context) {
   const at::Tensor y = options_.mapped_prompt || uses_complementary() ? complementary(batch, context) : at::Tensor();
   if (options_.mapped_prompt) {
     pass_.mapped = mapper_.tokens(mapper_.hidden(y));
-    for (at::Tensor& token : pass_.mapped) token = nn::dropout(token, options_.dropout, context);
+    for (at::Tensor& token : pass_.mapped) {
+      // Else the mapped token drowns the other prompts, since the largest activation weighs all: a map over D_m values moves its result in
+      // a step of the optimiser some D_m times as far as a prompt that is a parameter itself.
+      if (!as_tokens())
+        token = token / std::sqrt(static_cast<double>(mapper_.projection_weight.defined() ? mapper_.projection_weight.size(1) : 1));
+      token = nn::dropout(token, options_.dropout, context);
+    }
   }
   if (uses_complementary()) pass_.cross = at::linear(y, cross_weight_, cross_bias_).view({batch, -1, cross_width()});
   if (routes() && options_.noise && context.training && context.generator)
@@ -354,6 +396,7 @@ at::Tensor Mope::make_prompts(const Block& block, const nn::Tokens& tokens, cons
 
 void Mope::before_block(const Block& block, nn::Tokens& tokens, const nn::Context& context) {
   if (block.first) begin(tokens, context);
+  if (!as_tokens()) return block.diffusion->set_prompts(make_prompts(block, tokens, context));
   const bool fresh = tokens.prompt_count == 0;
   if (block.makes) {
     const at::Tensor prompts = make_prompts(block, tokens, context);

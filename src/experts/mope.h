@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "experts/expert.h"
+#include "experts/mope_diffusion.h"
 #include "experts/mope_parts.h"
 
 namespace mmtune::experts {
@@ -21,31 +22,37 @@ enum class MopeVariant {
 };
 enum class MopeRouterInputs { both, main, complementary };
 enum class MopeKeys { frozen, learned };
+enum class MopePromptForm {
+  tokens,  ///< rows that the block attends to
+  apt      ///< a step beside its attention (experts/mope_diffusion.h)
+};
 /// How the features of several complementary towers become y.
 enum class MopeCombine { concat, sum };
 
 struct MopeOptions {
   std::int64_t experts = 4;        ///< K
   std::int64_t prompt_length = 6;  ///< l: of the static part and of every expert
+  std::int64_t rank = 4;           ///< of the correction that makes keys of prompts in APT's form
+  MopePromptForm prompt_form = MopePromptForm::tokens;
   bool static_prompt = true, dynamic_prompt = true, mapped_prompt = true;
   bool deep = true;  ///< prompts of its own for every block; false: made once, before the first
   MopeVariant variant = MopeVariant::joint;
   MopeMapper::Kind mapper = MopeMapper::Kind::mlp;
   std::int64_t mapper_width = 384;  ///< D_m
   MopeRouterInputs router_inputs = MopeRouterInputs::both;
-  std::int64_t router_main = 2, router_complementary = 8;  ///< widths of the two parts of a query
   MopeKeys keys = MopeKeys::frozen;
+  std::int64_t router_main = 2, router_complementary = 8;  ///< widths of the two parts of a query
   double temperature = 0.1;
   std::int64_t top_k = 0;  ///< 0: all experts take part
-  bool noise = true;       ///< on the router's logits while training
   double importance_weight = 0.01;
   std::optional<double> importance_threshold;  ///< unset: 0.1; 0.05 for cross_only
   double dropout = 0.1;
   double modality_dropout = 0.0;  ///< share of the training examples whose y is taken away
   std::optional<double> init_range;
-  bool released_window_order = false;
   std::vector<std::int64_t> complementary_widths;  ///< of the complementary towers' features
   MopeCombine combine = MopeCombine::concat;
+  bool noise = true;  ///< on the router's logits while training
+  bool released_window_order = false;
 
   std::int64_t features_width() const;       ///< of all complementary features side by side
   std::int64_t complementary_width() const;  ///< D_y: the same, or one tower's where they are summed
@@ -71,13 +78,15 @@ struct MopeProbe {
 class Mope final : public Expert {
  public:
   /// Throws UsageError: no sequence sites, no complementary width, unequal widths to be summed, an identity mapper between unequal widths,
-  /// more prompt tokens than the backbone takes positions.
+  /// more prompt tokens than the backbone takes positions; in APT's form: prompts that are not every block's own, a backbone whose blocks
+  /// keep their prompts (Swin), or whose layers have not one attention each.
   Mope(const MopeOptions& options, backbones::Backbone& backbone, at::Generator& generator);
   ~Mope() override;
 
   std::string_view kind() const override { return "mope"; }
   /// "mapper.…", "router.complementary.…", "absent", "input_prompts", and below every routed block's name "static", "experts",
-  /// "router.main.weight", "router.main.bias", "router.keys". Frozen ones are saved too.
+  /// "router.main.weight", "router.main.bias", "router.keys"; in APT's form below every attention's name what MopeDiffusion has. Frozen
+  /// ones are saved too.
   std::vector<nn::NamedTensor> tensors() const override;
   Json config() const override;
   void set_enabled(bool enabled) override;
@@ -107,6 +116,7 @@ class Mope final : public Expert {
     std::size_t number = 0;             ///< among those that make prompts
     std::int64_t gate = 0;              ///< of the cross-only variant
     at::Tensor fixed, experts, main_weight, main_bias, keys;
+    MopeDiffusion* diffusion = nullptr;  ///< in APT's form
   };
   /// What the blocks of one forward pass share.
   struct Pass {
@@ -117,6 +127,8 @@ class Mope final : public Expert {
   };
 
   void lay_out(backbones::Backbone& backbone);
+  void refuse_unfit_form(const backbones::BackboneInfo& info) const;
+  double init_range(const backbones::BackboneInfo& info) const;
   void make_tensors(const backbones::BackboneInfo& info, at::Generator& generator);
   void begin(const nn::Tokens& tokens, const nn::Context& context);
   at::Tensor complementary(std::int64_t batch, const nn::Context& context) const;
@@ -125,6 +137,7 @@ class Mope final : public Expert {
   void before_block(const Block& block, nn::Tokens& tokens, const nn::Context& context);
   void after_block(const Block& block, nn::Tokens& tokens) const;
   bool routes() const { return options_.dynamic_prompt && options_.experts > 0; }
+  bool as_tokens() const { return options_.prompt_form == MopePromptForm::tokens; }
   bool uses_main() const;
   bool uses_complementary() const;
   std::int64_t cross_width() const;
@@ -135,6 +148,7 @@ class Mope final : public Expert {
   bool merging_ = false;  ///< prompts travel with the tokens through stages of growing width, instead of leaving behind every block
   std::vector<Block> blocks_;
   std::vector<std::unique_ptr<Hook>> hooks_;
+  std::vector<std::unique_ptr<MopeDiffusion>> diffusions_;
   std::size_t making_ = 0;  ///< blocks that make prompts
   MopeMapper mapper_;
   at::Tensor cross_weight_, cross_bias_, absent_, input_prompts_;

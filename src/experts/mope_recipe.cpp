@@ -13,6 +13,8 @@ namespace mmtune::experts {
 
 namespace {
 
+constexpr std::int64_t highest_rank = 4096;
+
 template <class Enum>
 using Names = std::vector<Choice<Enum>>;
 
@@ -46,6 +48,12 @@ const Names<MopeKeys>& keys() {
 const Names<MopeCombine>& combines() {
   static const Names<MopeCombine> names = {{"concat", MopeCombine::concat, "side by side"},
                                            {"sum", MopeCombine::sum, "added, where they have one width"}};
+  return names;
+}
+
+const Names<MopePromptForm>& prompt_forms() {
+  static const Names<MopePromptForm> names = {{"tokens", MopePromptForm::tokens, "rows that the block attends to"},
+                                              {"apt", MopePromptForm::apt, "a step beside its attention, which does not grow (APT)"}};
   return names;
 }
 
@@ -116,6 +124,9 @@ class Recipe final : public ExpertRecipe {
     v.field("dynamic_prompt", o.dynamic_prompt, {.help = "the mixture of experts"});
     v.field("mapped_prompt", o.mapped_prompt, {.help = "one token made from the second tower's feature"});
     v.field("deep", o.deep, {.help = "prompts of its own for every block, instead of one set that travels through all"});
+    v.choice("prompt_form", o.prompt_form, prompt_forms(), {.help = "what prompts are to a block"});
+    v.field("rank", o.rank,
+            {.help = "rank of the correction that makes keys of prompts where prompt_form = \"apt\"", .min = 1, .max = highest_rank});
     v.choice("variant", o.variant, variants(), {.help = "which of the two published methods"});
     v.choice("mapper", o.mapper, mappers(), {.help = "how the second tower's feature becomes a token"});
     v.field("mapper_width", o.mapper_width, {.help = "hidden width of the mapper", .min = 1, .max = 65536});
@@ -134,7 +145,9 @@ class Recipe final : public ExpertRecipe {
     v.field("modality_dropout", o.modality_dropout,
             {.help = "share of the training examples whose second modality is taken away", .min = 0, .below = 1});
     v.field("init_range", o.init_range,
-            {.help = "prompts start uniform in ± this", .above = 0, .unset = "pictures: by patch and width; text: 0.3"});
+            {.help = "prompts start uniform in ± this",
+             .above = 0,
+             .unset = "pictures: by patch and width; text: 0.3; prompt_form apt: 0.035"});
     v.field("released_window_order", o.released_window_order,
             {.help = "Swin: mix the prompts of a batch's pictures as the released code does; for comparisons"});
   }
@@ -149,6 +162,9 @@ class Recipe final : public ExpertRecipe {
     read(config, where, "dynamic_prompt", o.dynamic_prompt);
     read(config, where, "mapped_prompt", o.mapped_prompt);
     read(config, where, "deep", o.deep);
+    read_choice(config, where, "prompt_form", prompt_forms(), o.prompt_form);
+    read_count(config, where, "rank", 1, o.rank);
+    if (o.rank > highest_rank) throw Error({.what = "key \"rank\" is out of range", .where = where, .got = std::to_string(o.rank)});
     read_choice(config, where, "variant", variants(), o.variant);
     read_choice(config, where, "mapper", mappers(), o.mapper);
     read_count(config, where, "mapper_width", 1, o.mapper_width);
@@ -201,6 +217,8 @@ Json Mope::config() const {
           {"dynamic_prompt", o.dynamic_prompt},
           {"mapped_prompt", o.mapped_prompt},
           {"deep", o.deep},
+          {"prompt_form", name_of(prompt_forms(), o.prompt_form)},
+          {"rank", o.rank},
           {"variant", name_of(variants(), o.variant)},
           {"mapper", name_of(mappers(), o.mapper)},
           {"mapper_width", o.mapper_width},

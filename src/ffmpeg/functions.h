@@ -1,6 +1,6 @@
 #pragma once
-// What libmmtune_video.so offers the program: decoding a video from memory behind one plain function, so that only this library knows
-// FFmpeg's headers, and only a program that meets a video file loads it.
+// What libmmtune_ffmpeg.so offers the program: decoding a video, and the sound of one, from memory behind plain functions, so that only
+// this library knows FFmpeg's headers, and only a program that meets such a file loads it.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,15 +18,25 @@ struct MmtuneVideoSink {
   void (*take)(void* user, std::int64_t number, const unsigned char* rgb, int width, int height);
 };
 
-struct MmtuneVideo {
-  int abi;  ///< mmtune_video_abi of the library
-  /// 0, or not, with the reason in `message` of `capacity` bytes.
-  int (*decode)(const unsigned char* bytes, std::size_t size, std::int64_t max_pixels, std::int64_t max_frames, const MmtuneVideoSink* sink,
-                char* message, std::size_t capacity);
+/// Called while a sound is decoded; both may throw.
+struct MmtuneSoundSink {
+  void* user;
+  /// Once, before all samples.
+  void (*opened)(void* user, std::int64_t rate, std::int64_t channels);
+  /// The next samples, the mean of the channels; full scale is 1.
+  void (*take)(void* user, const float* samples, std::size_t count);
 };
 
-const MmtuneVideo* mmtune_video_open();
+/// Each function gives 0, or not, with the reason in `message` of `capacity` bytes.
+struct MmtuneFfmpeg {
+  int abi;  ///< mmtune_ffmpeg_abi of the library
+  int (*video)(const unsigned char* bytes, std::size_t size, std::int64_t max_pixels, std::int64_t max_frames, const MmtuneVideoSink* sink,
+               char* message, std::size_t capacity);
+  int (*sound)(const unsigned char* bytes, std::size_t size, const MmtuneSoundSink* sink, char* message, std::size_t capacity);
+};
+
+const MmtuneFfmpeg* mmtune_ffmpeg_open();
 }
 
-inline constexpr int mmtune_video_abi = 1;
-inline constexpr const char* mmtune_video_library = "libmmtune_video.so";
+inline constexpr int mmtune_ffmpeg_abi = 2;
+inline constexpr const char* mmtune_ffmpeg_library = "libmmtune_ffmpeg.so";

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/shared_library.h"
 #include "hub/http.h"
-#include "hub/shared_library.h"
 
 namespace mmtune::hub {
 

@@ -10,8 +10,8 @@
 #include <exception>
 #include <utility>
 
+#include "core/shared_library.h"
 #include "core/version.h"
-#include "hub/shared_library.h"
 
 namespace mmtune::hub {
 

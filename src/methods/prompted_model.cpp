@@ -10,14 +10,20 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/files.h"
+#include "core/hash.h"
 #include "core/log.h"
 #include "data/prefetch.h"
 #include "io/checkpoint.h"
+#include "methods/tvp_train.h"
 #include "report/answers.h"
+#include "train/run_folder.h"
 
 namespace mmtune::methods {
 
 namespace {
+
+namespace fs = std::filesystem;
 
 /// What a loader thread makes of a batch.
 struct ShownBatch {
@@ -41,9 +47,13 @@ double number_of(const std::string& name) {
 }  // namespace
 
 PromptedModel PromptedModel::open(const std::string& name, nn::Storage storage) {
-  const std::filesystem::path folder = io::resolve_model(name);
   PromptedModel opened;
   opened.name = name;
+  std::error_code ignored;
+  const bool run = fs::is_regular_file(fs::path(name) / "run.json", ignored);
+  if (run && is_tvp_run(name))
+    throw UsageError({.what = "a run of method tvp holds a prompt, not a model", .where = name, .expected = "a model, or a run over one"});
+  const fs::path folder = io::resolve_model(run ? train::read_recipe_file(fs::path(name) / "recipe.toml").backbone.main : name);
   opened.model = backbones::open_multimodal_lm(folder, storage);
   opened.text = std::make_unique<backbones::MultimodalText>(backbones::MultimodalText::open(folder, *opened.model));
   const backbones::MultimodalInfo& info = opened.model->multimodal();
@@ -54,7 +64,28 @@ PromptedModel PromptedModel::open(const std::string& name, nn::Storage storage) 
   opened.side = info.image_height;
   opened.norm = {info.mean, info.std};
   opened.fingerprint = io::backbone_fingerprint(io::Checkpoint::open(folder));
+  if (run) opened.attach_experts(name);
   return opened;
+}
+
+void PromptedModel::attach_experts(const fs::path& run) {
+  const train::RunFolder opened = train::RunFolder::open(run);
+  const Json record = opened.read_record();
+  if (!fs::exists(opened.head()))
+    throw Error({.what = "this run has no expert yet", .where = run.string(), .hint = "finish it with mmtune train … --resume"});
+  const std::string backbone = fingerprint;
+  try {
+    for (const Json& entry : record.at("experts")) {
+      if (entry.at("kind").get<std::string>() == "visual_prompt") continue;
+      const fs::path folder = run / entry.at("folder").get<std::string>();
+      experts.push_back(experts::load_expert(folder, *model, backbone));
+      for (const nn::NamedTensor& one : experts.back()->tensors()) at::Tensor(one.tensor).requires_grad_(false);
+      experts.back()->before_pass({});
+      fingerprint += "+" + Fingerprint().add_field(read_file(folder / "adapter_model.safetensors")).hex();
+    }
+  } catch (const Json::exception&) {
+    throw Error({.what = "the run's record is damaged", .where = opened.record().string()});
+  }
 }
 
 std::optional<at::Tensor> candidate_scores(const PromptedModel& model, const Questions& questions, const data::Dataset& dataset,

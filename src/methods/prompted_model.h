@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 
 #include "backbones/multimodal_lm.h"
 #include "backbones/multimodal_text.h"
+#include "experts/expert.h"
 #include "experts/pixel_prompt.h"
 #include "methods/prompted_data.h"
 #include "methods/tvp_recipe.h"
@@ -23,12 +25,17 @@ struct PromptedModel {
   std::string name;  ///< as the user typed it
   std::string fingerprint;
   std::unique_ptr<backbones::MultimodalLm> model;
+  std::vector<std::unique_ptr<experts::Expert>> experts;  ///< of a run, frozen
   std::unique_ptr<backbones::MultimodalText> text;
   experts::ChannelNorm norm = experts::clip_norm;
   std::int64_t side = 0;
 
-  /// Throws Error: no such model, no multimodal language model, pictures that are not square.
+  /// `name`: a model, or a run of `mmtune train` over one, with its experts; a visual prompt among them is left out. Throws Error: no such
+  /// model, no multimodal language model, pictures that are not square, a run without an expert yet.
   static PromptedModel open(const std::string& name, nn::Storage storage);
+
+ private:
+  void attach_experts(const std::filesystem::path& run);
 };
 
 /// What a model is shown. `framed`: the picture in its black frame without a prompt; `full`: it fills the frame.

@@ -10,36 +10,8 @@ namespace mmtune::methods {
 namespace {
 
 constexpr int lanes = 16;
-constexpr std::int64_t stretch = 512;  // values a lane sums in float32: 32
 /// Squares of Fisher entries are far below the smallest float: they are scaled up in double, in a loop of their own.
 constexpr int cosine_lanes = 8;
-
-void add_normalised(const float* a, const float* b, std::int64_t count, float epsilon, SimilaritySums& sums) {
-  float uv[lanes] = {}, uu[lanes] = {}, vv[lanes] = {};
-  std::int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    for (int l = 0; l < lanes; ++l) {
-      const float x = a[i + l], y = b[i + l];
-      const float share = 1.0F / (x + y + epsilon);
-      const float u = x * share, v = y * share;
-      uv[l] += u * v;
-      uu[l] += u * u;
-      vv[l] += v * v;
-    }
-  }
-  for (; i < count; ++i) {
-    const float share = 1.0F / (a[i] + b[i] + epsilon);
-    const float u = a[i] * share, v = b[i] * share;
-    uv[0] += u * v;
-    uu[0] += u * u;
-    vv[0] += v * v;
-  }
-  for (int l = 0; l < lanes; ++l) {
-    sums.uv += static_cast<double>(uv[l]);
-    sums.uu += static_cast<double>(uu[l]);
-    sums.vv += static_cast<double>(vv[l]);
-  }
-}
 
 void add_products(const float* a, const float* b, std::int64_t count, SimilaritySums& sums) {
   double ab[cosine_lanes] = {}, aa[cosine_lanes] = {}, bb[cosine_lanes] = {};
@@ -67,10 +39,37 @@ void add_products(const float* a, const float* b, std::int64_t count, Similarity
 
 }  // namespace
 
+void add_normalised(const float* a, const float* b, std::int64_t count, float epsilon, NormalisedSums& sums) {
+  float uv[lanes] = {}, uu[lanes] = {}, vv[lanes] = {};
+  std::int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    for (int l = 0; l < lanes; ++l) {
+      const float x = a[i + l], y = b[i + l];
+      const float share = 1.0F / (x + y + epsilon);
+      const float u = x * share, v = y * share;
+      uv[l] += u * v;
+      uu[l] += u * u;
+      vv[l] += v * v;
+    }
+  }
+  for (; i < count; ++i) {
+    const float share = 1.0F / (a[i] + b[i] + epsilon);
+    const float u = a[i] * share, v = b[i] * share;
+    uv[0] += u * v;
+    uu[0] += u * u;
+    vv[0] += v * v;
+  }
+  for (int l = 0; l < lanes; ++l) {
+    sums.uv += static_cast<double>(uv[l]);
+    sums.uu += static_cast<double>(uu[l]);
+    sums.vv += static_cast<double>(vv[l]);
+  }
+}
+
 SimilaritySums similarity_sums(const float* a, const float* b, std::int64_t count, float epsilon) {
   SimilaritySums sums;
-  for (std::int64_t first = 0; first < count; first += stretch) {
-    const std::int64_t length = std::min(stretch, count - first);
+  for (std::int64_t first = 0; first < count; first += similarity_stretch) {
+    const std::int64_t length = std::min(similarity_stretch, count - first);
     add_normalised(a + first, b + first, length, epsilon, sums);
     add_products(a + first, b + first, length, sums);
   }

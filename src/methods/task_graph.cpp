@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 
 #include "core/error.h"
@@ -19,35 +20,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr float epsilon = 1e-6F;
 constexpr const char* format_name = "mmtune-task-graph";
 constexpr int format_version = 1;
 
 std::string quoted(const std::string& name) {
   return "\"" + printable(name) + "\"";
-}
-
-std::string text_of(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : " and ") + printable(name);
-  return text;
-}
-
-void refuse_unlike(const EmbeddingInfo& a, const EmbeddingInfo& b) {
-  const std::string where = quoted(b.task) + " beside " + quoted(a.task);
-  if (a.backbones != b.backbones)
-    throw Error({.what = "the two tasks' experts belong to different backbones, so their embeddings lie in different spaces",
-                 .where = where,
-                 .expected = text_of(a.backbone_names) + " (fingerprint " + text_of(a.backbones) + ")",
-                 .got = text_of(b.backbone_names) + " (fingerprint " + text_of(b.backbones) + ")"});
-  if (a.kind != b.kind)
-    throw Error({.what = "experts of different kinds cannot be compared", .where = where, .expected = a.kind, .got = printable(b.kind)});
-  if (a.options != b.options)
-    throw Error({.what = "the embeddings were made in different ways",
-                 .where = where,
-                 .expected = printable(a.options),
-                 .got = printable(b.options),
-                 .hint = "make them alike: mmtune graph embed RUN, or graph build with --again"});
 }
 
 /// A number that must lie in [low, high], or NaN for null.
@@ -69,7 +46,7 @@ PairSimilarity compare(const std::vector<ComponentView>& a, const std::vector<Co
   at::parallel_for(0, static_cast<std::int64_t>(a.size()), 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
       MMTUNE_ASSERT(a[i].name == b[i].name && a[i].count == b[i].count);
-      of_component[i] = similarity_sums(a[i].numbers, b[i].numbers, a[i].count, epsilon);
+      of_component[i] = similarity_sums(a[i].numbers, b[i].numbers, a[i].count, similarity_epsilon);
     }
   });
   for (std::size_t i = 0; i < a.size(); ++i) {
@@ -92,40 +69,11 @@ PairSimilarity compare(const std::vector<ComponentView>& a, const std::vector<Co
   return result;
 }
 
-std::vector<ComponentView> components_of(const TaskEmbedding& embedding) {
-  std::vector<ComponentView> views;
-  for (const io::TensorEntry& one : embedding.components())
-    views.push_back({one.name, one.shape, reinterpret_cast<const float*>(one.data.data()), one.elements()});
-  return views;
-}
-
 PairSimilarity compare(const TaskEmbedding& a, const TaskEmbedding& b) {
-  refuse_unlike(a.info(), b.info());
-  const std::string where = quoted(b.info().task) + " beside " + quoted(a.info().task);
-  std::vector<ComponentView> left = components_of(a), right;
-  for (const ComponentView& one : left) {
-    const io::TensorEntry* const other = b.find(one.name);
-    if (other == nullptr)
-      throw Error({.what = "the experts stand at different sites",
-                   .where = where,
-                   .expected = "tensor " + quoted(one.name),
-                   .got = "none of this name"});
-    if (other->shape != one.shape)
-      throw Error({.what = "the experts have different shapes (another rank, length or bottleneck): no exact projection joins them",
-                   .where = where + ", tensor " + quoted(one.name),
-                   .expected = shape_text(one.shape),
-                   .got = shape_text(other->shape),
-                   .hint = "train both with the same [expert] section"});
-    right.push_back({other->name, other->shape, reinterpret_cast<const float*>(other->data.data()), other->elements()});
-  }
-  if (b.components().size() != left.size())
-    throw Error({.what = "the experts stand at different sites",
-                 .where = where,
-                 .expected = std::to_string(left.size()) + " tensors",
-                 .got = std::to_string(b.components().size())});
-  PairSimilarity result = compare(left, right);
-  if (result.skipped == static_cast<std::int64_t>(left.size()))
-    throw Error({.what = "no tensor is other than zero in both embeddings", .where = where});
+  PairSimilarity result = compare(components_of(a), components_like(a, b));
+  if (result.skipped == static_cast<std::int64_t>(result.components.size()))
+    throw Error(
+        {.what = "no tensor is other than zero in both embeddings", .where = quoted(b.info().task) + " beside " + quoted(a.info().task)});
   return result;
 }
 
@@ -154,27 +102,22 @@ std::string layer_of_component(const std::string& name) {
   return tower + ": " + (side == "decoder" ? "decoder " : "") + (stages ? "stage " : "layer ") + label;
 }
 
-const TaskEmbedding& TaskGraph::read(const fs::path& path) {
-  const auto found = read_.find(path);
-  return found != read_.end() ? found->second : read_.emplace(path, TaskEmbedding::open(path)).first->second;
-}
-
-void TaskGraph::add(const TaskEmbedding& embedding, const std::string& name) {
-  for (const GraphTask& task : tasks_)
-    if (task.info.task == name)
-      throw UsageError({.what = "two tasks have the same name",
-                        .where = quoted(name),
-                        .got = printable(task.info.run) + " and " + printable(embedding.info().run),
-                        .hint = "give names: --name A --name B …, one a run"});
-  GraphTask added{embedding.info(), fs::absolute(embedding.path()).lexically_normal().string()};
-  added.info.task = name;
-  std::vector<std::string> layer_of;
-  std::vector<std::string> layers = layers_;
-  for (const io::TensorEntry& one : embedding.components()) {
-    layer_of.push_back(layer_of_component(one.name));
-    if (std::find(layers.begin(), layers.end(), layer_of.back()) == layers.end()) layers.push_back(layer_of.back());
+void TaskGraph::add(const std::vector<TaskEmbedding>& embeddings, const std::vector<std::string>& names,
+                    const std::function<void(double)>& notice) {
+  MMTUNE_ASSERT(names.size() == embeddings.size());
+  std::vector<GraphTask> tasks = tasks_;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const TaskEmbedding& embedding = embeddings[i];
+    for (const GraphTask& task : tasks)
+      if (task.info.task == names[i])
+        throw UsageError({.what = "two tasks have the same name",
+                          .where = quoted(names[i]),
+                          .got = printable(task.info.run) + " and " + printable(embedding.info().run),
+                          .hint = "give names: --name A --name B …, one a run"});
+    tasks.push_back({embedding.info(), fs::absolute(embedding.path()).lexically_normal().string()});
+    tasks.back().info.task = names[i];
   }
-  std::vector<Pair> row;
+  std::vector<TaskEmbedding> known;  // mapped, and in memory only while they are compared
   for (const GraphTask& task : tasks_) {
     fs::path path = task.embedding;
     if (path.is_relative()) path = folder_ / path;
@@ -184,28 +127,35 @@ void TaskGraph::add(const TaskEmbedding& embedding, const std::string& name) {
                    .where = quoted(task.info.task),
                    .expected = path.string(),
                    .hint = "make it anew (mmtune graph embed " + printable(task.info.run) + "), or build the graph without it"});
-    const TaskEmbedding& other = read(path);
-    const PairSimilarity compared = compare(other, embedding);
-    Pair pair{.similarity = compared.similarity, .cosine = compared.cosine, .skipped = compared.skipped};
-    std::vector<double> sums(layers.size(), 0.0);
-    std::vector<std::int64_t> counts(layers.size(), 0);
-    for (const ComponentSimilarity& one : compared.components) {
-      if (one.skipped) continue;
-      const auto at = static_cast<std::size_t>(std::find(layers.begin(), layers.end(), layer_of_component(one.name)) - layers.begin());
-      sums[at] += one.value;
-      ++counts[at];
-    }
-    for (std::size_t l = 0; l < layers.size(); ++l)
-      pair.layers.push_back(counts[l] > 0 ? sums[l] / static_cast<double>(counts[l]) : std::nan(""));
-    row.push_back(std::move(pair));
-    other.forget();
+    known.push_back(TaskEmbedding::open(path));
   }
-  for (std::size_t i = 0; i < tasks_.size(); ++i) pairs_[i].push_back(row[i]);
-  row.emplace_back();
-  pairs_.push_back(std::move(row));
+  std::vector<const TaskEmbedding*> all;
+  for (const TaskEmbedding& one : known) all.push_back(&one);
+  for (const TaskEmbedding& one : embeddings) all.push_back(&one);
+  if (all.empty()) return;
+
+  std::vector<std::string> layers = layers_;
+  PairwiseOptions options{.first = tasks_.size(), .layer_of = {}, .layers = 0, .notice = {}};
+  for (const io::TensorEntry& one : all.front()->components()) {
+    const std::string layer = layer_of_component(one.name);
+    const auto found = std::find(layers.begin(), layers.end(), layer);
+    options.layer_of.push_back(static_cast<std::size_t>(found - layers.begin()));
+    if (found == layers.end()) layers.push_back(layer);
+  }
+  options.layers = layers.size();
+  const auto chunks = static_cast<double>(chunk_count(*all.front(), all.size()));
+  if (notice) options.notice = [&](std::int64_t done) { notice(static_cast<double>(done) / chunks); };
+  std::vector<PairSummary> compared = compare_all(all, options);
+  auto next = compared.begin();
+  for (std::size_t j = tasks_.size(); j < all.size(); ++j) {
+    const auto end = next + static_cast<std::ptrdiff_t>(j);
+    pairs_.emplace_back(std::make_move_iterator(next), std::make_move_iterator(end));
+    pairs_.back().emplace_back();
+    next = end;
+  }
+  tasks_ = std::move(tasks);
   layers_ = std::move(layers);
-  components_ = static_cast<std::int64_t>(embedding.components().size());
-  tasks_.push_back(std::move(added));
+  components_ = static_cast<std::int64_t>(all.front()->components().size());
 }
 
 std::size_t TaskGraph::index_of(const std::string& task) const {
@@ -313,12 +263,12 @@ void TaskGraph::save(const fs::path& path) const {
     tasks.push_back(std::move(task));
     Json s = Json::array(), c = Json::array(), n = Json::array(), layers = Json::array();
     for (std::size_t j = 0; j < size(); ++j) {
-      s.push_back(pairs_[i][j].similarity);
-      c.push_back(pairs_[i][j].cosine);
-      n.push_back(pairs_[i][j].skipped);
+      s.push_back(pair(i, j).similarity);
+      c.push_back(pair(i, j).cosine);
+      n.push_back(pair(i, j).skipped);
       if (j >= i) continue;
       Json values = Json::array();
-      for (const double value : pairs_[i][j].layers) values.push_back(std::isfinite(value) ? Json(std::round(value * 1e6) / 1e6) : Json());
+      for (const double value : pair(i, j).layers) values.push_back(std::isfinite(value) ? Json(std::round(value * 1e6) / 1e6) : Json());
       layers.push_back(std::move(values));
     }
     similarity.push_back(std::move(s));
@@ -349,19 +299,18 @@ TaskGraph TaskGraph::open(const fs::path& path) try {
   const std::size_t n = graph.tasks_.size();
   for (const char* key : {"similarity", "cosine", "skipped", "pairs"})
     if (json.at(key).size() != n) throw Error({.what = std::string("\"") + key + "\" has not a row a task", .where = where});
-  graph.pairs_.assign(n, std::vector<Pair>(n));
   for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = 0; j < n; ++j) {
-      Pair& pair = graph.pairs_[i][j];
+    graph.pairs_.emplace_back(i + 1);
+    for (std::size_t j = 0; j <= i; ++j) {
+      PairSummary& pair = graph.pairs_[i][j];
       pair.similarity = number_of(json.at("similarity").at(i).at(j), where);
       pair.cosine = number_of(json.at("cosine").at(i).at(j), where);
       pair.skipped = json.at("skipped").at(i).at(j);
-      if (json.at("similarity").at(j).at(i) != json.at("similarity").at(i).at(j))
+      if (number_of(json.at("similarity").at(j).at(i), where) != pair.similarity)
         throw Error({.what = "the similarities are not symmetric", .where = where});
       if (j < i) {
         for (const Json& value : json.at("pairs").at(i).at(j)) pair.layers.push_back(number_of(value, where));
         if (pair.layers.size() != graph.layers_.size()) throw Error({.what = "a pair has not a number a layer", .where = where});
-        graph.pairs_[j][i].layers = pair.layers;
       }
     }
   }

@@ -4,11 +4,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "methods/pairwise.h"
 #include "methods/task_embedding.h"
 
 namespace mmtune::methods {
@@ -27,19 +28,10 @@ struct PairSimilarity {
   std::vector<ComponentSimilarity> components;
 };
 
-/// Arrays by name, as an embedding or a test holds them.
-struct ComponentView {
-  std::string name;
-  std::vector<std::int64_t> shape;
-  const float* numbers = nullptr;
-  std::int64_t count = 0;
-};
 /// The same names and shapes in the same order on both sides.
 PairSimilarity compare(const std::vector<ComponentView>& a, const std::vector<ComponentView>& b);
-/// Throws Error naming both tasks: another backbone, kind of expert, tensors or shapes (a rank, a length), or other options.
+/// Throws Error naming both tasks as components_like does, and where no tensor is other than zero in both.
 PairSimilarity compare(const TaskEmbedding& a, const TaskEmbedding& b);
-/// The tensors of an embedding where they lie.
-std::vector<ComponentView> components_of(const TaskEmbedding& embedding);
 
 /// The layer or module that a component belongs to, as people name it: "layer 3", "stage 1, block 0", "ladder".
 std::string layer_of_component(const std::string& name);
@@ -55,19 +47,21 @@ class TaskGraph {
   static TaskGraph open(const std::filesystem::path& path);
   void save(const std::filesystem::path& path) const;
 
-  /// Compares the embedding with those of all tasks that are there, two in memory at a time. Throws Error: a name that is taken, an
-  /// embedding that does not fit to one of the others (compare), a file of another task that is gone.
-  void add(const TaskEmbedding& embedding, const std::string& name);
+  /// Compares the embeddings with those of all tasks that are there and with each other (compare_all, which says what of them is in
+  /// memory). `names`: one each. `notice`: called with the share that is done, 0 to 1. Throws Error, and then adds none: a name that is
+  /// taken, an embedding that does not fit to the others, a file of another task that is gone.
+  void add(const std::vector<TaskEmbedding>& embeddings, const std::vector<std::string>& names,
+           const std::function<void(double share)>& notice = {});
 
   std::size_t size() const { return tasks_.size(); }
   const std::vector<GraphTask>& tasks() const { return tasks_; }
-  double similarity(std::size_t i, std::size_t j) const { return pairs_[i][j].similarity; }
-  double cosine(std::size_t i, std::size_t j) const { return pairs_[i][j].cosine; }
-  std::int64_t skipped(std::size_t i, std::size_t j) const { return pairs_[i][j].skipped; }
+  double similarity(std::size_t i, std::size_t j) const { return pair(i, j).similarity; }
+  double cosine(std::size_t i, std::size_t j) const { return pair(i, j).cosine; }
+  std::int64_t skipped(std::size_t i, std::size_t j) const { return pair(i, j).skipped; }
   std::int64_t components() const { return components_; }
   /// Names of layers, and for a pair the mean similarity of each layer's components (NaN where all were skipped).
   const std::vector<std::string>& layers() const { return layers_; }
-  const std::vector<double>& by_layer(std::size_t i, std::size_t j) const { return pairs_[i][j].layers; }
+  const std::vector<double>& by_layer(std::size_t i, std::size_t j) const { return pair(i, j).layers; }
 
   /// The place of a task, by its name or its run folder. Throws UsageError naming the nearest.
   std::size_t index_of(const std::string& task) const;
@@ -79,19 +73,12 @@ class TaskGraph {
   std::vector<std::size_t> clustered() const;
 
  private:
-  struct Pair {
-    double similarity = 1, cosine = 1;
-    std::int64_t skipped = 0;
-    std::vector<double> layers = {};
-  };
   std::vector<GraphTask> tasks_;
-  std::vector<std::vector<Pair>> pairs_;  ///< symmetric
+  const PairSummary& pair(std::size_t i, std::size_t j) const { return i < j ? pairs_[j][i] : pairs_[i][j]; }
+  std::vector<std::vector<PairSummary>> pairs_;  ///< symmetric: of a task with those before it, and with itself
   std::vector<std::string> layers_;
   std::int64_t components_ = 0;
   std::filesystem::path folder_;
-  /// Embeddings that this graph has read and found sound, by path: mapped, and in memory only while they are compared.
-  std::map<std::filesystem::path, TaskEmbedding> read_;
-  const TaskEmbedding& read(const std::filesystem::path& path);
 };
 
 }  // namespace mmtune::methods

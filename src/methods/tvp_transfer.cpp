@@ -10,16 +10,13 @@
 
 namespace mmtune::methods {
 
-namespace {
-
-/// What one row of one block gives on one model, until its difference to the row without a prompt is taken.
-report::TransferCell judged(const TvpRecipe& recipe, const at::Tensor& scores, const at::Tensor& plain, const data::Dataset& dataset) {
+report::TransferCell transfer_cell(PromptTask task, std::int64_t replicates, const at::Tensor& scores, const at::Tensor& plain,
+                                   const data::Dataset& dataset) {
   report::TransferCell cell;
-  const auto replicates = static_cast<std::size_t>(recipe.eval.bootstrap);
   std::optional<report::BootstrapOptions> bootstrap;
-  if (replicates > 0) bootstrap = report::BootstrapOptions{.replicates = replicates};
-  cell.metrics = judge(recipe.task, scores, dataset, bootstrap);
-  if (!plain.defined() || recipe.task == PromptTask::detect) return cell;
+  if (replicates > 0) bootstrap = report::BootstrapOptions{.replicates = static_cast<std::size_t>(replicates)};
+  cell.metrics = judge(task, scores, dataset, bootstrap);
+  if (!plain.defined() || task == PromptTask::detect) return cell;
   const at::Tensor mine = scores.argmax(1), theirs = plain.argmax(1);
   std::vector<double> differences;
   for (std::int64_t i = 0; i < scores.size(0); ++i) {
@@ -33,7 +30,23 @@ report::TransferCell judged(const TvpRecipe& recipe, const at::Tensor& scores, c
   return cell;
 }
 
-}  // namespace
+void check_transfer(const std::vector<NamedPrompt>& prompts, const TransferOptions& options) {
+  if (prompts.empty()) throw UsageError({.what = "no prompt", .where = "prompt transfer", .expected = "one prompt or more"});
+  if (options.models.empty()) throw UsageError({.what = "no model", .where = "--models", .expected = "one model or more"});
+  if (options.data.empty()) throw UsageError({.what = "no data", .where = "--data", .expected = "one manifest or more"});
+}
+
+report::TransferBlock block_of(const data::Dataset& dataset, const std::optional<vision::Corruption>& change,
+                               const std::vector<NamedPrompt>& prompts) {
+  report::TransferBlock block{.data = dataset.source,
+                              .change = change ? vision::describe(*change) : "",
+                              .examples = static_cast<std::int64_t>(dataset.examples.size()),
+                              .rows = {}};
+  block.rows.push_back({.name = "no prompt, in the frame", .zero_shot = true, .cells = {}});
+  block.rows.push_back({.name = "no prompt, picture fills the frame", .zero_shot = true, .cells = {}});
+  for (const NamedPrompt& prompt : prompts) block.rows.push_back({.name = prompt.name, .zero_shot = false, .cells = {}});
+  return block;
+}
 
 NamedPrompt named_prompt(const std::filesystem::path& path) {
   experts::StoredPrompt stored = experts::load_prompt(path);
@@ -44,6 +57,8 @@ NamedPrompt named_prompt(const std::filesystem::path& path) {
   if (stored.metadata.is_object() && stored.metadata.contains("sources") && stored.metadata["sources"].is_array())
     for (const Json& source : stored.metadata["sources"])
       if (source.is_object()) named.sources.push_back(source.value("fingerprint", ""));
+  if (stored.metadata.is_object() && stored.metadata.contains("backbone_fingerprint"))
+    named.sources.push_back(stored.metadata.value("backbone_fingerprint", ""));
   return named;
 }
 
@@ -59,9 +74,7 @@ data::ReadOptions prompt_question_options(const train::DataSection& section, con
 }
 
 report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vector<NamedPrompt>& prompts, const TransferOptions& options) {
-  if (prompts.empty()) throw UsageError({.what = "no prompt", .where = "prompt transfer", .expected = "one prompt or more"});
-  if (options.models.empty()) throw UsageError({.what = "no model", .where = "--models", .expected = "one model or more"});
-  if (options.data.empty()) throw UsageError({.what = "no data", .where = "--data", .expected = "one manifest or more"});
+  check_transfer(prompts, options);
   const experts::PromptShape shape = prompts.front().prompt.shape();
   report::TransferMatrix matrix{.metric = metric_of(recipe.task), .models = options.models, .blocks = {}};
 
@@ -73,14 +86,7 @@ report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vecto
       data::ReadOptions read = prompt_question_options(recipe.data, path, recipe.data.classes);
       read.corruption = change;
       sets.push_back(data::read_dataset(read));
-      report::TransferBlock block{.data = sets.back().source,
-                                  .change = change ? vision::describe(*change) : "",
-                                  .examples = static_cast<std::int64_t>(sets.back().examples.size()),
-                                  .rows = {}};
-      block.rows.push_back({.name = "no prompt, in the frame", .zero_shot = true, .cells = {}});
-      block.rows.push_back({.name = "no prompt, picture fills the frame", .zero_shot = true, .cells = {}});
-      for (const NamedPrompt& prompt : prompts) block.rows.push_back({.name = prompt.name, .zero_shot = false, .cells = {}});
-      matrix.blocks.push_back(std::move(block));
+      matrix.blocks.push_back(block_of(sets.back(), change, prompts));
     }
   }
   for (const std::string& name : options.models) {
@@ -100,13 +106,15 @@ report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vecto
                            .label = name,
                            .stop = {}};
       const at::Tensor plain = *candidate_scores(model, questions, dataset, request);
-      block.rows[0].cells.push_back(judged(recipe, plain, {}, dataset));
+      block.rows[0].cells.push_back(transfer_cell(recipe.task, recipe.eval.bootstrap, plain, {}, dataset));
       request.shown = ShownPicture::full;
-      block.rows[1].cells.push_back(judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset));
+      block.rows[1].cells.push_back(
+          transfer_cell(recipe.task, recipe.eval.bootstrap, *candidate_scores(model, questions, dataset, request), plain, dataset));
       request.shown = ShownPicture::prompted;
       for (std::size_t p = 0; p < prompts.size(); ++p) {
         request.prompt = &prompts[p].prompt;
-        report::TransferCell cell = judged(recipe, *candidate_scores(model, questions, dataset, request), plain, dataset);
+        report::TransferCell cell =
+            transfer_cell(recipe.task, recipe.eval.bootstrap, *candidate_scores(model, questions, dataset, request), plain, dataset);
         cell.source = std::find(prompts[p].sources.begin(), prompts[p].sources.end(), model.fingerprint) != prompts[p].sources.end();
         block.rows[2 + p].cells.push_back(std::move(cell));
       }

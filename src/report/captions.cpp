@@ -100,46 +100,62 @@ void check(std::span<const Captions> captions) {
 
 }  // namespace
 
-std::array<double, kOrders> bleu(std::span<const Captions> captions) {
-  check(captions);
+BleuCounts bleu_counts(const Captions& one) {
+  check({&one, 1});
+  BleuCounts own;
+  own.candidate_length = static_cast<double>(one.candidate.size());
+  own.reference_length = static_cast<double>(one.references.front().size());
+  std::array<Counts, kOrders> most;
+  for (const auto& reference : one.references) {
+    const auto length = static_cast<double>(reference.size());
+    const double distance = std::abs(length - own.candidate_length), best = std::abs(own.reference_length - own.candidate_length);
+    if (distance < best || (distance == best && length < own.reference_length)) own.reference_length = length;
+    const auto counts = ngrams(reference);
+    for (std::size_t n = 0; n < kOrders; ++n)
+      for (const auto& [key, count] : counts[n]) most[n][key] = std::max(most[n][key], count);
+  }
+  const auto counts = ngrams(one.candidate);
+  for (std::size_t n = 0; n < kOrders; ++n) {
+    own.guessed[n] = std::max(0.0, own.candidate_length - static_cast<double>(n));
+    for (const auto& [key, count] : counts[n]) {
+      const auto found = most[n].find(key);
+      if (found != most[n].end()) own.right[n] += std::min(count, found->second);
+    }
+  }
+  return own;
+}
+
+std::array<double, kOrders> bleu(std::span<const BleuCounts> captions, Weights weights) {
+  MMTUNE_ASSERT(weights.empty() || weights.size() == captions.size());
   std::array<double, kOrders> scores{};
   if (captions.empty()) {
     scores.fill(std::numeric_limits<double>::quiet_NaN());
     return scores;
   }
   constexpr double kTiny = 1e-15, kSmall = 1e-9;  // of the evaluation, against divisions by zero
-  double candidate_length = 0, reference_length = 0;
-  std::array<double, kOrders> guessed{}, right{};
-  for (const Captions& one : captions) {
-    const auto size = static_cast<double>(one.candidate.size());
-    candidate_length += size;
-    double nearest = static_cast<double>(one.references.front().size());
-    std::array<Counts, kOrders> most;
-    for (const auto& reference : one.references) {
-      const auto length = static_cast<double>(reference.size());
-      const double distance = std::abs(length - size), best = std::abs(nearest - size);
-      if (distance < best || (distance == best && length < nearest)) nearest = length;
-      const auto counts = ngrams(reference);
-      for (std::size_t n = 0; n < kOrders; ++n)
-        for (const auto& [key, count] : counts[n]) most[n][key] = std::max(most[n][key], count);
-    }
-    reference_length += nearest;
-    const auto counts = ngrams(one.candidate);
+  BleuCounts all;
+  for (std::size_t i = 0; i < captions.size(); ++i) {
+    const double times = weights.empty() ? 1.0 : weights[i];
+    all.candidate_length += times * captions[i].candidate_length;
+    all.reference_length += times * captions[i].reference_length;
     for (std::size_t n = 0; n < kOrders; ++n) {
-      guessed[n] += std::max(0.0, size - static_cast<double>(n));
-      for (const auto& [key, count] : counts[n]) {
-        const auto found = most[n].find(key);
-        if (found != most[n].end()) right[n] += std::min(count, found->second);
-      }
+      all.guessed[n] += times * captions[i].guessed[n];
+      all.right[n] += times * captions[i].right[n];
     }
   }
   double product = 1;
-  const double ratio = (candidate_length + kTiny) / (reference_length + kSmall);
+  const double ratio = (all.candidate_length + kTiny) / (all.reference_length + kSmall);
   for (std::size_t n = 0; n < kOrders; ++n) {
-    product *= (right[n] + kTiny) / (guessed[n] + kSmall);
+    product *= (all.right[n] + kTiny) / (all.guessed[n] + kSmall);
     scores[n] = std::pow(product, 1.0 / static_cast<double>(n + 1)) * (ratio < 1 ? std::exp(1 - 1 / ratio) : 1.0);
   }
   return scores;
+}
+
+std::array<double, kOrders> bleu(std::span<const Captions> captions) {
+  std::vector<BleuCounts> counts;
+  for (const Captions& one : captions) counts.push_back(bleu_counts(one));
+  return bleu(counts);
 }
 
 std::vector<double> cider_d(std::span<const Captions> captions) {

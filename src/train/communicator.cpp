@@ -1,6 +1,5 @@
 #include "train/communicator.h"
 
-#include <dlfcn.h>
 #include <sys/prctl.h>
 
 #include <array>
@@ -10,6 +9,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/shared_library.h"
 #include "mpi/functions.h"
 
 namespace mmtune::train {
@@ -74,16 +74,14 @@ std::unique_ptr<Communicator> open_communicator() {
   const std::filesystem::path library = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / mmtune_mpi_library;
   // A process that waits for one that died cannot even notice a signal; when the launcher gives up and ends, so does it.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // Open MPI loads parts of itself that look for its symbols among all.
-  void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  if (handle == nullptr) {
-    const char* const reason = ::dlerror();
+  std::string reason;
+  const auto loaded = SharedLibrary::open(library.string(), reason, SharedLibrary::Symbols::global);
+  if (!loaded)
     throw Error({.what = "started by mpirun, but the MPI part of this program cannot be loaded",
                  .where = library.string(),
-                 .got = printable(reason != nullptr ? reason : "no reason"),
+                 .got = reason,
                  .hint = "install libopenmpi-dev and build again with -DMMTUNE_MPI=ON"});
-  }
-  const auto open = reinterpret_cast<const MmtuneMpi* (*)()>(::dlsym(handle, "mmtune_mpi_open"));
+  auto* const open = loaded->find<const MmtuneMpi*()>("mmtune_mpi_open", reason);
   const MmtuneMpi* const functions = open != nullptr ? open() : nullptr;
   if (functions == nullptr || functions->abi != mmtune_mpi_abi)
     throw Error({.what = "MPI could not be started, or its library belongs to another build", .where = library.string()});

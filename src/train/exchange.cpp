@@ -182,7 +182,7 @@ Imported import_peft(const ImportOptions& options) {
   for (const nn::NamedTensor& one : opened.head) names.push_back(one.name);
   const std::string where = (options.folder / "adapter_model.safetensors").string();
   const HfHead head = hf_head_named(names, info, where);
-  if (head.projected && checkpoint.config().value("use_weighted_layer_sum", false))
+  if (head.projected && reads_sum_of_layers(checkpoint))
     throw Error({.what = "the head reads a learned sum of all layers, which mmtune's heads do not",
                  .where = (model / "config.json").string(),
                  .expected = "use_weighted_layer_sum = false",

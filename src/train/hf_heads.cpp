@@ -1,12 +1,15 @@
 #include "train/hf_heads.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "experts/kinds.h"
 #include "experts/peft_names.h"
+#include "nn/weights.h"
 
 namespace mmtune::train {
 
@@ -60,6 +63,32 @@ std::string wording(const HfHead& head, std::int64_t width) {
   return wording(head.pooling, head.kind, "tanh", width);
 }
 
+/// Those over a tower that its checkpoint could have.
+std::vector<HfHead> heads_over(const Tower& tower) {
+  const std::string& architecture = tower.backbone().info().architecture;
+  // CLIP's classification model is one over the checkpoint of both towers.
+  if (architecture == "clip_vision_model" && tower.checkpoint().config().value("model_type", "") != "clip") return {};
+  return hf_heads(architecture);
+}
+
+bool computes(const HfHead& head, const Recipe& recipe, const Tower& tower) {
+  if (head.pooling != tower.pooling() || head.kind != recipe.head.kind) return false;
+  return head.kind == HeadKind::linear || (recipe.head.activation == "tanh" && recipe.head.hidden == tower.backbone().info().width);
+}
+
+/// The label that each row of the checkpoint's head stands for; empty where config.json does not say.
+std::vector<std::string> labels_of(const Json& config) {
+  const auto found = config.find("id2label");
+  if (found == config.end() || !found->is_object()) return {};
+  std::vector<std::string> labels;
+  for (std::size_t i = 0; i < found->size(); ++i) {
+    const auto label = found->find(std::to_string(i));
+    if (label == found->end() || !label->is_string()) return {};
+    labels.push_back(label->get<std::string>());
+  }
+  return labels;
+}
+
 }  // namespace
 
 std::vector<HfHead> hf_heads(std::string_view architecture) {
@@ -98,6 +127,10 @@ std::vector<HfHead> hf_heads(std::string_view architecture) {
   return {};
 }
 
+bool reads_sum_of_layers(const io::Checkpoint& checkpoint) {
+  return checkpoint.config().value("model_type", "") == "wav2vec2" && checkpoint.config().value("use_weighted_layer_sum", false);
+}
+
 HfHead hf_head_of(const Recipe& recipe, const Model& model) {
   const auto refuse = [](const std::string& what, const std::string& expected, const std::string& got) {
     throw Error({.what = what,
@@ -112,15 +145,10 @@ HfHead hf_head_of(const Recipe& recipe, const Model& model) {
   const Tower& tower = *model.towers().front();
   const backbones::BackboneInfo& info = tower.backbone().info();
   std::string expected;
-  if (info.architecture == "wav2vec2" && tower.checkpoint().config().value("use_weighted_layer_sum", false))
+  if (reads_sum_of_layers(tower.checkpoint()))
     refuse(no_class, "use_weighted_layer_sum = false in config.json", "true: their head reads a learned sum of all layers");
-  // CLIP's classification model is one over the checkpoint of both towers.
-  const bool lone_tower = info.architecture == "clip_vision_model" && tower.checkpoint().config().value("model_type", "") != "clip";
-  for (const HfHead& head : lone_tower ? std::vector<HfHead>{} : hf_heads(info.architecture)) {
-    const bool same_layers = head.kind == HeadKind::linear ? recipe.head.kind == HeadKind::linear
-                                                           : recipe.head.kind == HeadKind::mlp && recipe.head.activation == "tanh" &&
-                                                                 recipe.head.hidden == info.width;
-    if (head.pooling == tower.pooling() && same_layers) return head;
+  for (const HfHead& head : heads_over(tower)) {
+    if (computes(head, recipe, tower)) return head;
     expected += (expected.empty() ? "" : ", or ") + wording(head, info.width);
   }
   refuse(expected.empty() ? "transformers has no classification model over this backbone that mmtune knows" : no_class, expected,
@@ -172,6 +200,45 @@ at::Tensor from_hf(const HfHead& head, const std::string& name, const std::vecto
                  .got = c10::str(weight.sizes(), ", ", first.sizes(), " and ", first_bias.sizes())});
   if (name == "weight") return at::matmul(weight, first);
   return at::matmul(weight, first_bias) + of(their_name("bias"));
+}
+
+bool begin_with_checkpoint_head(const Recipe& recipe, const Model& model, const std::vector<std::string>& classes) {
+  if (recipe.task != "classify" || !model.has_head() || model.towers().size() > 1 || recipe.head.normalise) return false;
+  const Tower& tower = *model.towers().front();
+  const io::Checkpoint& checkpoint = tower.checkpoint();
+  const std::vector<std::string> labels = labels_of(checkpoint.config());
+  if (labels.size() != classes.size() || !std::is_permutation(labels.begin(), labels.end(), classes.begin()) ||
+      std::set(labels.begin(), labels.end()).size() != labels.size() || reads_sum_of_layers(checkpoint))
+    return false;
+  std::vector<std::int64_t> rows;  // of the checkpoint's head, in the order of the task's classes
+  for (const std::string& name : classes) rows.push_back(std::find(labels.begin(), labels.end(), name) - labels.begin());
+  const std::string where = checkpoint.folder().string();
+  const std::string prefix(experts::task_prefix(tower.backbone().info().architecture));
+  for (const HfHead& head : heads_over(tower)) {
+    if (!computes(head, recipe, tower)) continue;
+    std::vector<std::string> names;
+    for (const auto& [ours, theirs] : head.names) names.push_back(theirs);
+    if (head.projected) names.insert(names.end(), projector.begin(), projector.end());
+    std::vector<nn::NamedTensor> theirs;
+    for (const std::string& name : names)
+      if (const io::TensorEntry* const entry = checkpoint.find(name))
+        theirs.push_back({without_prefix(name, prefix), nn::to_tensor(*entry, checkpoint.mapping_of(*entry))});
+    if (theirs.size() != names.size()) continue;
+    const at::NoGradGuard no_grad;
+    std::vector<std::pair<at::Tensor, at::Tensor>> filled;
+    for (const nn::NamedTensor& one : model.head().tensors()) {
+      if (one.name.starts_with("absent.")) continue;
+      at::Tensor value = from_hf(head, one.name, theirs, prefix, where);
+      const bool last = one.name.starts_with(head.kind == HeadKind::linear ? "" : "2.");
+      if (last && value.dim() > 0 && value.size(0) == static_cast<std::int64_t>(rows.size()))
+        value = value.index_select(0, at::tensor(rows, at::kLong));
+      if (value.sizes() != one.tensor.sizes()) return false;
+      filled.emplace_back(one.tensor, value);
+    }
+    for (auto& [target, value] : filled) target.copy_(value);
+    return true;
+  }
+  return false;
 }
 
 HfHead hf_head_named(const std::vector<std::string>& names, const backbones::BackboneInfo& info, const std::string& where) {

@@ -1,6 +1,7 @@
 #pragma once
 // The classification models of transformers whose heads compute exactly what one of ours computes.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,8 +29,15 @@ struct HfHead {
 /// Those of an architecture; empty where none is exact.
 std::vector<HfHead> hf_heads(std::string_view architecture);
 
+/// Whether a model's heads read a learned sum of all its layers (use_weighted_layer_sum of wav2vec2), which none of ours does.
+bool reads_sum_of_layers(const io::Checkpoint& checkpoint);
+
 /// The one that computes what the model's head does over its only tower. Throws Error that says what differs and what would be exact.
 HfHead hf_head_of(const Recipe& recipe, const Model& model);
+
+/// Task classify: begins the model's head with the checkpoint's own, where it is a classification model of transformers' whose head
+/// computes what the recipe's does and whose labels (id2label) are `classes`, in whatever order. Whether it did.
+bool begin_with_checkpoint_head(const Recipe& recipe, const Model& model, const std::vector<std::string>& classes);
 
 /// The head's tensors as transformers has them. A projector gets as many rows as `config` says (classifier_proj_size), of which the first
 /// are the head, and a classifier that passes them on. Throws Error where the classes are more than its rows.

@@ -229,7 +229,7 @@ const data::MediaRef* InputReader::media(const data::Example& example) const {
 }
 
 bool InputReader::has(const data::Example& example) const {
-  if (source_) return true;
+  if (source_) return !processor_ || info_.any_image_size || media(example) != nullptr;
   if (info_.modality != Modality::text && media(example) == nullptr) return false;
   if (!reads_text()) return true;
   return options_.field == InputField::text_pair ? example.text_pair.has_value() : example.text.has_value();
@@ -289,6 +289,17 @@ void InputReader::read_picture(const data::MediaRef& ref, Item& item) const {
 void InputReader::read_text(const data::Example& example, Item& item) const {
   const text::EncodeOptions options{.max_length = max_length_, .with_offsets = false};
   text::Encoding encoding;
+  if (words_) {
+    words_(source_(example), item);
+    const auto count = static_cast<std::int64_t>(item.ids.size());
+    if (count > max_length_)
+      throw Error({.what = "the question is longer than the model reads",
+                   .where = "generate.instruction",
+                   .expected = "at most " + std::to_string(max_length_) + " tokens",
+                   .got = std::to_string(count)});
+    if (count == 0) throw Error({.what = "the question has no tokens", .where = "generate.instruction"});
+    return;
+  }
   if (source_) {
     encoding = tokenizer_->encode(source_(example), options);
   } else if (options_.field == InputField::text_pair) {

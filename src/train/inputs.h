@@ -78,9 +78,14 @@ class InputReader {
   /// Puts items together as rows in their order; fills rows, inputs and tokens.
   TowerBatch collate(std::span<const Item* const> items) const;
   TowerBatch collate(std::span<const Item> items) const;
-  /// From now on it reads the text that `source` makes of an example, and a picture where there is one.
+  /// From now on it reads the text that `source` makes of an example, and a picture where there is one (where pictures have one size,
+  /// there must be). `words` makes tokens and their types of that text; unset: the tokenizer, with its special tokens.
   using Source = std::function<std::string(const data::Example&)>;
-  void read_sources(Source source) { source_ = std::move(source); }
+  using Words = std::function<void(const std::string&, Item&)>;
+  void read_sources(Source source, Words words) {
+    source_ = std::move(source);
+    words_ = std::move(words);
+  }
   /// From now on batches of pictures lie in pinned memory, from which copies to a GPU need no waiting.
   void pin_batches(bool pinned) { pinned_ = pinned; }
   backbones::Modality modality() const { return info_.modality; }
@@ -106,6 +111,7 @@ class InputReader {
   ReaderOptions options_;
   std::int64_t max_length_ = 0;
   Source source_;
+  Words words_;
   bool pinned_ = false;
   std::unique_ptr<text::Tokenizer> tokenizer_;
   std::unique_ptr<vision::ImageProcessor> processor_;

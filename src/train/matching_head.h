@@ -11,8 +11,10 @@
 namespace mmtune::train {
 
 struct MatchingHead {
-  at::Tensor weight;  ///< [1, width] over the pooled row
+  at::Tensor weight;  ///< [1, width] over the pooled row: what pairs are ranked by
   at::Tensor bias;    ///< [1]
+  /// The same for the logit of "they belong together": the difference of itm_score's rows where the checkpoint has it, else what ranks.
+  at::Tensor matching_weight, matching_bias;
 };
 
 /// `rank_output` (transformers' ViltForImageAndTextRetrieval and the released code), or the row of `itm_score.fc` that says "they belong

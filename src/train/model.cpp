@@ -157,7 +157,7 @@ std::vector<std::int64_t> Model::complementary_widths() const {
 
 void Model::set_wording(std::shared_ptr<const Wording> wording) {
   wording_ = std::move(wording);
-  towers_.front()->read_sources([own = wording_](const data::Example& example) { return own->source(example); });
+  towers_.front()->read_sources([own = wording_](const data::Example& example) { return own->source(example); }, wording_->source_words());
 }
 
 void Model::build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent) {
@@ -197,11 +197,15 @@ void Model::begin_zero_shot(const Recipe& recipe, const std::vector<std::string>
   head_->begin_with(embeddings.rows, embeddings.scale);
 }
 
-bool Model::begin_matching() {
+bool Model::begin_matching(std::int64_t outputs) {
   const Tower& tower = *towers_.front();
   if (towers_.size() > 1 || head_->kind() != HeadKind::linear || tower.pooling() != backbones::Pooling::pooler) return false;
   const std::optional<MatchingHead> known = matching_head_of(tower.checkpoint(), tower.width());
-  if (known) head_->begin_with_map(known->weight, known->bias);
+  if (known && outputs == 2) {
+    head_->begin_with_map(at::cat({known->weight, known->matching_weight}), at::cat({known->bias, known->matching_bias}));
+  } else if (known) {
+    head_->begin_with_map(known->weight, known->bias);
+  }
   return known.has_value();
 }
 

@@ -32,8 +32,8 @@ class Model {
   /// Builds the head; `learn_absent` has one entry a tower. Seeded by train.seed.
   void build_head(const Recipe& recipe, std::int64_t outputs, const std::vector<bool>& learn_absent);
   /// Task retrieve over one backbone: begins a linear head over its pooler with the checkpoint's own head of image-text matching, where
-  /// it has one. Whether it did.
-  bool begin_matching();
+  /// it has one; a second output begins as its matching. Whether it did.
+  bool begin_matching(std::int64_t outputs);
   /// For the head of kind zero_shot: begins it with the embeddings of the classes' prompts. Throws UsageError.
   void begin_zero_shot(const Recipe& recipe, const std::vector<std::string>& classes);
   /// Gathers all trainable tensors into the flat buffers. Call once, after both builds.

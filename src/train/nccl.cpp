@@ -2,12 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-#include <dlfcn.h>
 
 #include <array>
 #include <cstddef>
 
 #include "core/error.h"
+#include "core/shared_library.h"
 
 namespace mmtune::train {
 
@@ -31,26 +31,20 @@ struct Functions {
   const char* (*get_error_string)(Result) = nullptr;
 };
 
-std::string last_dl_error() {
-  const char* const text = ::dlerror();
-  return printable(text != nullptr ? text : "no reason");
-}
-
 template <class Function>
-bool find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(::dlsym(library, name));
+bool find(const SharedLibrary& library, const char* name, Function*& function, std::string& reason) {
+  function = library.find<Function>(name, reason);
   return function != nullptr;
 }
 
-/// Nothing, with the reason, where the library or one of its functions is missing. It stays loaded: LibTorch uses it too.
-bool load(const std::string& library, Functions& functions, std::string& reason) {
-  void* const handle = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  const bool found = handle != nullptr && find(handle, "ncclGetUniqueId", functions.get_unique_id) &&
-                     find(handle, "ncclCommInitRank", functions.comm_init_rank) && find(handle, "ncclAllReduce", functions.all_reduce) &&
-                     find(handle, "ncclCommDestroy", functions.comm_destroy) &&
-                     find(handle, "ncclGetErrorString", functions.get_error_string);
-  if (!found) reason = last_dl_error();
-  return found;
+/// Nothing, with the reason, where the library or one of its functions is missing. LibTorch uses it too.
+bool load(const std::string& file, Functions& functions, std::string& reason) {
+  const std::optional<SharedLibrary> library = SharedLibrary::open(file, reason);
+  return library && find(*library, "ncclGetUniqueId", functions.get_unique_id, reason) &&
+         find(*library, "ncclCommInitRank", functions.comm_init_rank, reason) &&
+         find(*library, "ncclAllReduce", functions.all_reduce, reason) &&
+         find(*library, "ncclCommDestroy", functions.comm_destroy, reason) &&
+         find(*library, "ncclGetErrorString", functions.get_error_string, reason);
 }
 
 bool all_can(Communicator& host, bool can) {

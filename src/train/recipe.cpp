@@ -160,6 +160,12 @@ void declare(OptionVisitor& v, RetrieveSection& s) {
                    "ranked against the rest of the batch",
            .min = 1,
            .max = 4096});
+  v.field(
+      "matching", s.matching,
+      {.help = "weight of a second loss, of telling true pairs from false ones by an output of its own (METER's runs: 1); for a backbone "
+               "that reads both together",
+       .min = 0,
+       .max = 1000});
 }
 
 void declare(OptionVisitor& v, SequenceSection& s) {

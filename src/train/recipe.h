@@ -102,6 +102,7 @@ void declare(OptionVisitor& visitor, VqaSection& section);
 
 struct RetrieveSection {
   std::int64_t negatives = 15;
+  double matching = 0.0;  ///< weight of the loss of image-text matching
 };
 void declare(OptionVisitor& visitor, RetrieveSection& section);
 

@@ -42,7 +42,12 @@ std::unique_ptr<Retrieve> Retrieve::for_training(const Recipe& recipe, const dat
                  .where = train.source,
                  .expected = "texts of at least two pictures",
                  .got = "those of one"});
-  return std::make_unique<Retrieve>(recipe.retrieve.negatives, recipe.backbone.condition.empty());
+  const bool together = recipe.backbone.condition.empty();
+  if (!together && recipe.retrieve.matching > 0)
+    throw UsageError({.what = "two towers are compared, and have no output that tells true pairs from false ones",
+                      .where = "retrieve.matching",
+                      .expected = "one backbone that reads both, or 0"});
+  return std::make_unique<Retrieve>(recipe.retrieve.negatives, together, recipe.retrieve.matching);
 }
 
 double Retrieve::weight(const data::Dataset&, std::span<const std::int64_t> examples) const {
@@ -77,7 +82,11 @@ at::Tensor Retrieve::loss(const at::Tensor& logits, const data::Dataset& dataset
   const auto count = static_cast<std::int64_t>(examples.size());
   if (together_) {
     const at::Tensor truth = at::zeros({count}, at::TensorOptions(at::kLong).device(logits.device()));
-    return at::cross_entropy_loss(logits.view({count, -1}), truth, {}, at::Reduction::Sum);
+    const at::Tensor scores = logits.select(1, 0).view({count, -1});
+    at::Tensor ranking = at::cross_entropy_loss(scores, truth, {}, at::Reduction::Sum);
+    if (matching_ == 0) return ranking;
+    const at::Tensor matched = logits.select(1, 1).view({count, -1});
+    return ranking + (at::softplus(-matched.select(1, 0)) + at::softplus(matched.select(1, 1))).sum() * (matching_ / 2);
   }
   MMTUNE_ASSERT(logits.size(0) == count && logits.size(1) == count);
   at::Tensor same = at::zeros({count, count}, at::kBool);
@@ -107,7 +116,7 @@ std::vector<Prediction> Retrieve::predict(const at::Tensor& logits, std::int64_t
 }
 
 Json Retrieve::describe() const {
-  return {{"task", "retrieve"}, {"negatives", negatives_}, {"together", together_}};
+  return {{"task", "retrieve"}, {"negatives", negatives_}, {"together", together_}, {"matching", matching_}};
 }
 
 Gallery gallery_of(const data::Dataset& dataset) {
@@ -174,7 +183,7 @@ at::Tensor score_pairs(const Model& model, const data::Dataset& dataset, const G
       }
       batch.towers.push_back(reader.collate(items));
       for (std::size_t i = 0; i < items.size(); ++i) batch.towers.front().row.push_back(static_cast<std::int64_t>(i));
-      const at::Tensor rows = model.forward(batch, {}).view({-1}).to(at::kCPU);
+      const at::Tensor rows = model.forward(batch, {}).select(1, 0).to(at::kCPU);
       scores[static_cast<std::int64_t>(picture)].narrow(0, static_cast<std::int64_t>(begin), rows.size(0)).copy_(rows);
     }
     if (progress) progress->update(static_cast<std::int64_t>(picture) + 1);

@@ -16,16 +16,20 @@ namespace mmtune::train {
 /// Two towers (head.kind = "similarity"): the cosines of a batch's pictures with its texts, times a learned number; the loss is the mean
 /// of both ways' cross-entropies, and what belongs together by another example of the batch counts for neither.
 /// One backbone that reads both: each example's picture is scored with its own text and with `negatives` others, drawn from all texts
-/// that are not the picture's; the loss is the cross-entropy of their scores.
+/// that are not the picture's; the loss is the cross-entropy of their scores. With `matching` > 0 a second output of the head learns
+/// whether a pair belongs together: the mean of the binary cross-entropies of the true pair and of the first false one, times `matching`,
+/// is added. (METER draws for every example whether it is scored with its own picture or with another; that is this loss's expectation,
+/// over pairs that are scored here anyway.)
 class Retrieve final : public Task {
  public:
   /// `together`: one backbone reads both.
-  Retrieve(std::int64_t negatives, bool together) : negatives_(negatives), together_(together) {}
-  /// Throws Error where the data has fewer than two pictures with texts.
+  Retrieve(std::int64_t negatives, bool together, double matching = 0.0)
+      : negatives_(negatives), together_(together), matching_(matching) {}
+  /// Throws Error where the data has fewer than two pictures with texts, UsageError where two towers are to be matched.
   static std::unique_ptr<Retrieve> for_training(const Recipe& recipe, const data::Dataset& train);
 
   std::string_view name() const override { return "retrieve"; }
-  std::int64_t outputs() const override { return 1; }
+  std::int64_t outputs() const override { return matching_ > 0 ? 2 : 1; }
   double weight(const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
   at::Tensor loss(const at::Tensor& logits, const data::Dataset& dataset, std::span<const std::int64_t> examples) const override;
   std::unique_ptr<Scorer> scorer() const override;
@@ -43,6 +47,7 @@ class Retrieve final : public Task {
  private:
   std::int64_t negatives_;
   bool together_;
+  double matching_;
   std::vector<std::string> none_;
 };
 

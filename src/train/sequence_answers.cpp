@@ -213,11 +213,17 @@ std::vector<report::Metric> metrics_of(const Sequences& task, const Judged& judg
   std::vector<report::Metric> metrics;
   if (task.kind() == AnswerKind::words) {
     const std::vector<double> each = report::cider_d(judged.captions);
-    const report::Statistic statistic[] = {[&](report::Weights weights) { return report::mean(each, weights); }};
-    metrics.push_back({"cider", statistic[0]({}), std::nullopt, true});
+    std::vector<report::BleuCounts> counts;
+    for (const report::Captions& one : judged.captions) counts.push_back(report::bleu_counts(one));
     // How rare words are is that of the whole set in every resample.
-    if (bootstrap) metrics.back().interval = report::bootstrap(each.size(), statistic, *bootstrap).front();
-    metrics.push_back({"bleu4", report::bleu(judged.captions)[3], std::nullopt, true});
+    const report::Statistic statistic[] = {[&](report::Weights weights) { return report::mean(each, weights); },
+                                           [&](report::Weights weights) { return report::bleu(counts, weights)[3]; }};
+    metrics.push_back({"cider", statistic[0]({}), std::nullopt, true});
+    metrics.push_back({"bleu4", statistic[1]({}), std::nullopt, true});
+    if (bootstrap) {
+      const std::vector<report::Interval> intervals = report::bootstrap(each.size(), statistic, *bootstrap);
+      for (std::size_t i = 0; i < metrics.size(); ++i) metrics[i].interval = intervals[i];
+    }
   }
   // Of a token, as it is learned.
   add(

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "backbones/multimodal_text.h"
 #include "core/error.h"
 #include "nn/layout.h"
 #include "train/model.h"
@@ -100,18 +101,32 @@ void Sequences::attach(const Recipe& recipe, Model& model) {
   if (writer == nullptr || model.towers().size() > 1)
     throw UsageError({.what = writer == nullptr ? "the backbone writes no answers" : "one backbone writes the answer",
                       .where = writer == nullptr ? "backbone.main" : "backbone.condition",
-                      .expected = "for task = \"" + shape_.task + "\" an encoder with a decoder (OFA) alone",
+                      .expected = "for task = \"" + shape_.task + "\" OFA, T5 or a multimodal language model alone",
                       .got = main.backbone().info().architecture});
+  const std::filesystem::path& folder = main.checkpoint().folder();
+  Wording::Setup setup{.task = shape_.task,
+                       .section = recipe.generate,
+                       .kind = shape_.kind,
+                       .classes = shape_.classes,
+                       .space = space_,
+                       .tokenizer = text::Tokenizer::open(folder)};
+  // OFA says everything behind a space; the others' tokenizers have ways of their own.
+  if (main.backbone().info().architecture != "ofa") setup.lead.clear();
+  if (auto* const speaker = dynamic_cast<backbones::MultimodalLm*>(&main.backbone())) {
+    const auto text = std::make_shared<const backbones::MultimodalText>(backbones::MultimodalText::open(folder, *speaker));
+    setup.source_words = [text](const std::string& question, InputReader::Item& item) {
+      const backbones::Instruction asked = text->instruction(question);
+      item.ids = asked.words;
+      item.type_ids.assign(asked.words.size(), 0);
+      item.ids.insert(item.ids.end(), asked.qformer.begin(), asked.qformer.end());
+      item.type_ids.resize(item.ids.size(), 1);
+    };
+  }
   writer->set_noise({.dropout = recipe.generate.dropout, .drop_path = recipe.generate.drop_path});
-  wording_ = std::make_shared<const Wording>(Wording::Setup{.task = shape_.task,
-                                                            .section = recipe.generate,
-                                                            .kind = shape_.kind,
-                                                            .classes = shape_.classes,
-                                                            .space = space_,
-                                                            .tokenizer = text::Tokenizer::open(main.checkpoint().folder()),
-                                                            .tokens = writer->tokens(),
-                                                            .vocabulary = writer->vocabulary(),
-                                                            .longest = writer->longest_answer()});
+  setup.tokens = writer->tokens();
+  setup.vocabulary = writer->vocabulary();
+  setup.longest = writer->longest_answer();
+  wording_ = std::make_shared<const Wording>(std::move(setup));
   model.set_wording(wording_);
 }
 

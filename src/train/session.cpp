@@ -12,6 +12,7 @@
 #include "data/split.h"
 #include "io/safetensors.h"
 #include "nn/weights.h"
+#include "train/hf_heads.h"
 #include "train/sequences.h"
 
 namespace mmtune::train {
@@ -211,7 +212,10 @@ Training prepare_training(const Recipe& recipe) {
     std::fill(training.learn_absent.begin() + 1, training.learn_absent.end(), true);
   model.build_head(recipe, training.task->outputs(), training.learn_absent);
   if (recipe.head.kind == HeadKind::zero_shot) model.begin_zero_shot(recipe, training.task->classes());
-  if (recipe.task == "retrieve" && model.begin_matching()) log_info("the head begins with the checkpoint's own image-text matching");
+  if (recipe.task == "retrieve" && model.begin_matching(training.task->outputs()))
+    log_info("the head begins with the checkpoint's own image-text matching");
+  if (begin_with_checkpoint_head(recipe, model, training.task->classes()))
+    log_info("the head begins with the checkpoint's own: its labels are those of the data");
   for (const experts::Interpolated* one : model.interpolated())
     if (model.has_head()) begin_from_target(*one, *training.task, model.head());
   if (recipe.data.on_error == OnError::stop) {

@@ -36,7 +36,8 @@ std::unique_ptr<Task> read_task(const Recipe& recipe, const Json& description, c
         data::AnswerSpace(description.at("classes").get<std::vector<std::string>>(), description.at("normalise").get<bool>()),
         description.at("loss") == "binary" ? VqaLoss::binary : VqaLoss::softmax);
   if (task == "retrieve")
-    return std::make_unique<Retrieve>(description.at("negatives").get<std::int64_t>(), description.at("together").get<bool>());
+    return std::make_unique<Retrieve>(description.at("negatives").get<std::int64_t>(), description.at("together").get<bool>(),
+                                      description.value("matching", 0.0));
   if (answers_in_sequences(task)) return Sequences::described(recipe, description);
   if (has_labels(task)) return Classify::described(recipe, description, where);
   throw Error({.what = "the task of the record is unknown", .where = where, .got = printable(task)});

@@ -45,7 +45,7 @@ class Tower {
   void open_reader(const ReaderOptions& options);
 
   /// See InputReader::read_sources.
-  void read_sources(InputReader::Source source) { reader_->read_sources(std::move(source)); }
+  void read_sources(InputReader::Source source, InputReader::Words words) { reader_->read_sources(std::move(source), std::move(words)); }
 
   const std::string& name() const { return name_; }
   const io::Checkpoint& checkpoint() const { return checkpoint_; }

@@ -7,9 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
-#include <map>
-#include <mutex>
-#include <unordered_map>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -19,7 +16,6 @@
 #include "data/batching.h"
 #include "data/prefetch.h"
 #include "report/table.h"
-#include "train/arranged.h"
 #include "train/device.h"
 #include "train/evaluate.h"
 #include "train/features.h"
@@ -30,6 +26,7 @@
 #include "train/schedule.h"
 #include "train/session.h"
 #include "train/state.h"
+#include "train/step_batches.h"
 
 namespace mmtune::train {
 
@@ -41,9 +38,6 @@ constexpr auto checkpoint_interval = std::chrono::minutes(5);
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
-
-/// What one optimiser step computes on: train.accumulate batches.
-using StepBatches = std::vector<Batch>;
 
 struct StepResult {
   double loss = 0;
@@ -64,7 +58,6 @@ class Trainer {
  private:
   void resume_or_begin();
   bool store_features();
-  data::Prefetcher<StepBatches> make_prefetcher();
   StepBatches next_batches(data::Prefetcher<StepBatches>& batches);
   StepResult step(const StepBatches& batches);
   [[noreturn]] void refuse_not_finite(const std::string& what, double value, const StepBatches& batches);
@@ -106,32 +99,6 @@ std::string identity_of(const Recipe& recipe, const Training& training, const st
   return fingerprint.hex();
 }
 
-/// One number for all examples that share the tower's input; each that lacks it is alone.
-std::vector<std::int64_t> groups_of(const GroupBy group_by, const Training& training) {
-  if (group_by == GroupBy::nothing) return {};
-  const std::size_t tower = group_by == GroupBy::main ? 0 : 1;
-  if (tower >= training.model->towers().size())
-    throw UsageError({.what = "there is no second tower", .where = "train.group_by", .expected = "\"nothing\" or \"main\""});
-  const InputReader& reader = training.model->towers()[tower]->reader();
-  std::unordered_map<std::string, std::int64_t> numbers;
-  std::vector<std::int64_t> groups;
-  for (const data::Example& example : training.data.train.examples) {
-    const auto fresh = static_cast<std::int64_t>(groups.size());
-    groups.push_back(reader.has(example) ? numbers.try_emplace(reader.key(example), fresh).first->second : fresh);
-  }
-  return groups;
-}
-
-data::BatchPlan plan_of(const Recipe& recipe, const Training& training, const Communicator& all) {
-  return {static_cast<std::int64_t>(training.data.train.examples.size()),
-          {.batch = recipe.train.batch * recipe.train.accumulate,
-           .seed = static_cast<std::uint64_t>(recipe.train.seed),
-           .shards = all.size(),
-           .shard = all.rank()},
-          {},
-          groups_of(recipe.train.group_by, training)};
-}
-
 Trainer::Trainer(Recipe& recipe, RunFolder run, Communicator& all)
     : recipe_(recipe),
       run_(std::move(run)),
@@ -150,7 +117,7 @@ TrainOutcome Trainer::run() {
 
   if (fresh_ && !judge_targets()) return interrupted();
   if (evaluation_is_due() && !evaluate_now()) return interrupted();
-  data::Prefetcher<StepBatches> batches = make_prefetcher();
+  data::Prefetcher<StepBatches> batches = step_batches(recipe_, training_, plan_, all_, state_.step, total_steps_);
   Progress progress("training", total_steps_, "steps");
   while (state_.step < total_steps_ && !state_.stopped_early) {
     const auto begin = Clock::now();
@@ -211,39 +178,6 @@ bool Trainer::store_features() {
   const StoreReport report = store_frozen_features(*training_.model, datasets, options);
   if (report.inputs > 0) record_["features"] = {{"inputs", report.inputs}, {"kept", report.kept}, {"seconds", report.seconds}};
   return !report.stopped;
-}
-
-data::Prefetcher<StepBatches> Trainer::make_prefetcher() {
-  struct Orders {
-    std::mutex mutex;
-    std::map<std::int64_t, std::shared_ptr<const data::EpochOrder>> by_epoch;
-  };
-  const auto orders = std::make_shared<Orders>();
-  const auto order_of = [this, orders](std::int64_t epoch) {
-    const std::lock_guard lock(orders->mutex);
-    auto& order = orders->by_epoch[epoch];
-    if (!order) order = std::make_shared<const data::EpochOrder>(plan_.epoch(epoch));
-    auto result = order;
-    while (orders->by_epoch.size() > 2) orders->by_epoch.erase(orders->by_epoch.begin());
-    return result;
-  };
-  const auto reader = std::make_shared<const BatchReader>(training_.model->reader(recipe_.data.on_error));
-  const auto read = [this, order_of, reader, seed = static_cast<std::uint64_t>(recipe_.train.seed)](std::int64_t step) {
-    const data::Position position = plan_.position(step);
-    const auto order = order_of(position.epoch);
-    std::span<const std::int64_t> left = order->batch(position.batch);
-    StepBatches batches;
-    const auto share = static_cast<std::size_t>((recipe_.train.batch + all_.size() - 1) / all_.size());
-    while (!left.empty()) {
-      const std::size_t size = std::min(left.size(), share);
-      batches.push_back(read_arranged(*reader, *training_.task, training_.data.train, left.first(size),
-                                      mix_seed(seed, static_cast<std::uint64_t>(step))));
-      left = left.subspan(size);
-    }
-    return batches;
-  };
-  const auto workers = static_cast<int>(recipe_.data.workers);
-  return data::Prefetcher<StepBatches>(state_.step, total_steps_, read, workers, 2 + workers);
 }
 
 StepResult Trainer::step(const StepBatches& batches) {

@@ -96,10 +96,10 @@ Wording::Wording(Setup setup) : setup_(std::move(setup)) {
   first_bin_ = *first;
 }
 
-/// Words without special tokens, behind a space.
+/// Words without special tokens.
 std::vector<std::int64_t> Wording::encode(std::string_view text) const {
   if (text.empty()) return {};
-  return setup_.tokenizer->encode(" " + std::string(text), {.add_special_tokens = false, .with_offsets = false}).ids;
+  return setup_.tokenizer->encode(setup_.lead + std::string(text), {.add_special_tokens = false, .with_offsets = false}).ids;
 }
 
 std::string Wording::answer_words(const std::string& text) const {
@@ -127,7 +127,7 @@ std::string Wording::source(const data::Example& example) const {
       made += source[at++];
     }
   }
-  return " " + made;
+  return setup_.lead + made;
 }
 
 std::vector<std::int64_t> Wording::prompt(const data::Example& example) const {

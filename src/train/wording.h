@@ -43,6 +43,8 @@ class Wording {
     std::shared_ptr<const text::Tokenizer> tokenizer;
     backbones::SequenceTokens tokens;
     std::int64_t vocabulary = 0, longest = 0;
+    std::string lead = " ";                ///< stands in front of everything that is said or read
+    InputReader::Words source_words = {};  ///< of a question; unset: the tokenizer's own form
   };
   /// Throws UsageError where a list is needed and there is none; Error where the vocabulary lacks places, or an answer of the list has no
   /// tokens.
@@ -52,6 +54,7 @@ class Wording {
   const SequenceSection& section() const { return setup_.section; }
   AnswerKind kind() const { return setup_.kind; }
   bool ranks() const { return ranks_; }
+  const InputReader::Words& source_words() const { return setup_.source_words; }
 
   std::string source(const data::Example& example) const;
   /// Throws Error naming the example where it has nothing to learn, or more than the decoder can read.

@@ -28,17 +28,20 @@ std::unique_ptr<ImageProcessor> make_ofa_processor(const Json& config, const std
 }
 
 constexpr std::array registrations = {
-    Registration{"ViTImageProcessor", make_vit_processor},     Registration{"ViTFeatureExtractor", make_vit_processor},
-    Registration{"CLIPImageProcessor", make_clip_processor},   Registration{"CLIPFeatureExtractor", make_clip_processor},
-    Registration{"OFAImageProcessor", make_ofa_processor},     Registration{"ViltImageProcessor", make_vilt_processor},
-    Registration{"ViltFeatureExtractor", make_vilt_processor},
+    Registration{"ViTImageProcessor", make_vit_processor},   Registration{"ViTFeatureExtractor", make_vit_processor},
+    Registration{"CLIPImageProcessor", make_clip_processor}, Registration{"CLIPFeatureExtractor", make_clip_processor},
+    Registration{"BlipImageProcessor", make_blip_processor}, Registration{"OFAImageProcessor", make_ofa_processor},
+    Registration{"ViltImageProcessor", make_vilt_processor}, Registration{"ViltFeatureExtractor", make_vilt_processor},
 };
 
 // Processors that folders without a type are given, by config.json's model_type.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 6> defaults = {{{"vit", "ViTImageProcessor"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 9> defaults = {{{"vit", "ViTImageProcessor"},
                                                                                     {"swin", "ViTImageProcessor"},
                                                                                     {"clip", "CLIPImageProcessor"},
                                                                                     {"clip_vision_model", "CLIPImageProcessor"},
+                                                                                    {"llava", "CLIPImageProcessor"},
+                                                                                    {"blip-2", "BlipImageProcessor"},
+                                                                                    {"instructblip", "BlipImageProcessor"},
                                                                                     {"ofa", "OFAImageProcessor"},
                                                                                     {"vilt", "ViltImageProcessor"}}};
 

@@ -11,6 +11,7 @@ namespace mmtune::vision {
 
 std::unique_ptr<ImageProcessor> make_vit_processor(const Json& config, const std::string& where);
 std::unique_ptr<ImageProcessor> make_clip_processor(const Json& config, const std::string& where);
+std::unique_ptr<ImageProcessor> make_blip_processor(const Json& config, const std::string& where);
 std::unique_ptr<ImageProcessor> make_vilt_processor(const Json& config, const std::string& where);
 
 }  // namespace mmtune::vision

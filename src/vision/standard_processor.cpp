@@ -1,5 +1,5 @@
-// The processors that resize, crop, rescale and normalise: ViT's (Swin's too) and CLIP's, which differ in their defaults alone, and ViLT's,
-// which keeps the picture's proportions up to whole patches.
+// The processors that resize, crop, rescale and normalise: ViT's (Swin's too), CLIP's and BLIP's, which differ in their defaults alone, and
+// ViLT's, which keeps the picture's proportions up to whole patches.
 // transformers' PIL backend is the reference.
 
 #include <algorithm>
@@ -246,6 +246,18 @@ std::unique_ptr<ImageProcessor> make_clip_processor(const Json& config, const st
                         .filter = Filter::bicubic,
                         .crops = true,
                         .crop_size = TargetSize{.height = 224, .width = 224},
+                        .mean = {0.48145466, 0.4578275, 0.40821073},
+                        .std = {0.26862954, 0.26130258, 0.27577711}});
+}
+
+std::unique_ptr<ImageProcessor> make_blip_processor(const Json& config, const std::string& where) {
+  return make_standard(config, where,
+                       {.type = "BlipImageProcessor",
+                        .size = {.height = 384, .width = 384},
+                        .number = Number::square,
+                        .filter = Filter::bicubic,
+                        .crops = false,
+                        .crop_size = std::nullopt,
                         .mean = {0.48145466, 0.4578275, 0.40821073},
                         .std = {0.26862954, 0.26130258, 0.27577711}});
 }

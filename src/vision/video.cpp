@@ -1,51 +1,17 @@
 #include "vision/video.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <array>
 #include <cctype>
 
 #include "core/error.h"
-#include "ffmpeg/functions.h"
+#include "io/ffmpeg_library.h"
 
 namespace mmtune::vision {
 
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Library {
-  const MmtuneVideo* functions = nullptr;
-  std::string path, reason;
-};
-
-/// Loaded when it is first needed, and never closed. It lies beside the program; programs of the tests lie in folders below that one.
-Library load() {
-  Library library;
-  std::error_code ignored;
-  const fs::path folder = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  for (const fs::path& place : {folder, folder.parent_path()}) {
-    library.path = (place / mmtune_video_library).string();
-    if (!fs::exists(library.path, ignored)) continue;
-    void* const handle = ::dlopen(library.path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-      const char* const reason = ::dlerror();
-      library.reason = printable(reason != nullptr ? reason : "");
-      return library;
-    }
-    const auto open = reinterpret_cast<const MmtuneVideo* (*)()>(::dlsym(handle, "mmtune_video_open"));
-    library.functions = open != nullptr ? open() : nullptr;
-    if (library.functions != nullptr && library.functions->abi != mmtune_video_abi) library.functions = nullptr;
-    return library;
-  }
-  return library;
-}
-
-const Library& library() {
-  static const Library loaded = load();
-  return loaded;
-}
 
 bool is_picture(const fs::path& path) {
   std::string extension = path.extension().string();
@@ -77,19 +43,10 @@ std::vector<fs::path> frame_files(const fs::path& folder) {
   return files;
 }
 
-bool decodes_videos() {
-  return library().functions != nullptr;
-}
-
 void decode_video(std::span<const std::byte> bytes, const std::string& where, std::int64_t wanted, const std::function<void(Image&&)>& use,
                   const VideoLimits& limits) {
   MMTUNE_ASSERT(wanted > 0);
-  if (!decodes_videos())
-    throw Error(
-        {.what = "the part of this program that decodes videos is missing or cannot be loaded",
-         .where = where,
-         .got = library().reason,
-         .hint = "give a folder with a picture a frame, or install libavformat-dev, libavcodec-dev and libswscale-dev and build again"});
+  const MmtuneFfmpeg& functions = io::ffmpeg(where, "give a folder with a picture a frame");
   struct Frames {
     const std::function<void(Image&&)>& use;
     std::int64_t wanted, handed = 0;
@@ -120,8 +77,8 @@ void decode_video(std::span<const std::byte> bytes, const std::string& where, st
             }
           }};
   std::array<char, 256> message{};
-  const int code = library().functions->decode(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), limits.max_pixels,
-                                               limits.max_frames, &sink, message.data(), message.size());
+  const int code = functions.video(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), limits.max_pixels, limits.max_frames,
+                                   &sink, message.data(), message.size());
   if (code != 0) throw Error({.what = "the video cannot be decoded: " + printable(message.data()), .where = where});
   // A container may announce a few frames more than it holds.
   MMTUNE_ASSERT(frames.handed > 0 || wanted == 0);

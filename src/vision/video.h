@@ -24,9 +24,6 @@ struct VideoLimits {
   std::int64_t max_frames = 500'000;                ///< some four hours
 };
 
-/// Whether this build has the part that decodes video files.
-bool decodes_videos();
-
 /// Decodes the first video stream of a file (MP4, Matroska, WebM, AVI, MPEG and a few others, told by the content) and hands over `wanted`
 /// frames as spread_frames() chooses them, each as 8-bit RGB, one at a time. Nothing but `bytes` is read, whatever the file refers to.
 /// Rotation that a file only recommends is not applied. `where` names the file in errors. Throws Error: no such stream, damage, sizes over

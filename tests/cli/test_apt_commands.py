@@ -66,6 +66,8 @@ def test_vqa_on_two_towers(world, tmp_path):
     assert "30 examples, 2 towers" in said
     html = page.read_text()
     assert "Which prompts fire" in html and ">ball<" in html and "data:image/jpeg" in html and "<b>q3</b>" in html and "encoder.layer.1" in html
+    numbers = json.loads(mmtune("explain", run, "--data", world / "vqa_test.jsonl", "--out", page, "--json", check=0).stdout)
+    assert all(0 <= place["fired"] <= 1 and place["used"] <= place["prompts"] for tower in numbers["towers"] for place in tower["places"])
     assert mmtune("explain", run, "--data", world / "vqa_test.jsonl", "--out", page, "--id", "nobody").returncode == 2
 
 

@@ -66,6 +66,19 @@ def test_pair(world, tmp_path):
     run, losses, test = learn(world, tmp_path, "pair", head={"kind": "mlp_norm", "hidden": 64}, train={"epochs": 20})
     assert losses[-1] < losses[0] / 2
     assert metrics(run, test)["accuracy"] >= 0.7
+    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    answers = [json.loads(line) for line in mmtune("predict", run, "--data", test, check=0).stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
+    right = sum(answer["label"] == row["label"] for answer, row in zip(answers, rows))
+    assert right / len(rows) == pytest.approx(metrics(run, test)["accuracy"])
+    # The second picture counts: the same row with it in the place of the first is another example.
+    swapped = write_jsonl(world / "swapped.jsonl", [row | {"image": row["image_pair"], "image_pair": row["image"]} for row in rows])
+    scores = [[one["score"] for one in answer["top"]] for answer in answers]
+    others = [json.loads(line) for line in mmtune("predict", run, "--data", swapped, check=0).stdout.splitlines()]
+    assert scores != [[one["score"] for one in answer["top"]] for answer in others]
+    lonely = write_jsonl(world / "lonely.jsonl", [{name: value for name, value in rows[0].items() if name != "image_pair"}])
+    failed = mmtune("predict", run, "--data", lonely)
+    assert failed.returncode != 0 and "p0" in failed.stderr and "image_pair" in failed.stderr
 
 
 def test_retrieve(world, tmp_path):
@@ -73,6 +86,15 @@ def test_retrieve(world, tmp_path):
     assert losses[-1] < losses[0]
     found = metrics(run, test)
     # Six of eighteen pictures have each sentence.
+    assert found["ir_r10"] > 0.8 and found["tr_r10"] > 0.8
+    answer = json.loads(mmtune("predict", run, "--text", "the red ball", "--image", world / "test0a.png", "--json", check=0).stdout)
+    assert answer["label"] == "match"
+
+
+def test_retrieve_with_matching(world, tmp_path):
+    run, losses, test = learn(world, tmp_path, "retrieve", retrieve={"negatives": 3, "matching": 1.0}, train={"epochs": 8})
+    assert losses[-1] < losses[0]
+    found = metrics(run, test)
     assert found["ir_r10"] > 0.8 and found["tr_r10"] > 0.8
     answer = json.loads(mmtune("predict", run, "--text", "the red ball", "--image", world / "test0a.png", "--json", check=0).stdout)
     assert answer["label"] == "match"

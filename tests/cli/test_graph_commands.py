@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,6 +22,28 @@ def make_position_texts(path, count, seed):
         words.insert(0 if i % 2 else rng.randint(1, len(words)), rng.choice(list(COLOURS)))
         rows.append({"id": f"p{i}", "text": " ".join(words), "label": "first" if i % 2 else "later"})
     return write_jsonl(path, rows)
+
+
+def test_one_expert_for_several_tasks(tmp_path, world):
+    """The recipe of the multi-task baseline on one manifest with the labels of two tasks; each task is judged by itself."""
+    from training_support import ROOT
+
+    rng = random.Random(6)
+    others = [word for word in FILLERS if word not in ("lamp", "chair")]
+    things = []
+    for i in range(60):
+        words = rng.choices(others, k=rng.randint(3, 8))
+        words.insert(rng.randint(0, len(words)), ("lamp", "chair")[i % 2])
+        things.append({"id": f"thing{i}", "text": " ".join(words), "label": ("lamp", "chair")[i % 2]})
+    write_jsonl(tmp_path / "things.jsonl", things)
+    (tmp_path / "all.jsonl").write_text((world / "colours.jsonl").read_text() + (tmp_path / "things.jsonl").read_text())
+    mmtune("train", ROOT / "recipes" / "pi" / "multi_task.toml", f"backbone.main={world / 'bert'}", f"data.train={tmp_path / 'all.jsonl'}",
+           "train.epochs=40", "train.batch=12", "train.lr=3e-3", "train.threads=1", 'expert.targets=["query", "value", "dense"]',
+           "--out", tmp_path / "run", check=0)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["state"] == "finished" and record["task"]["classes"] == ["blue", "chair", "green", "lamp", "red"]
+    for data in (world / "dev.jsonl", tmp_path / "things.jsonl"):  # colours of sentences that it has not seen
+        assert json.loads(mmtune("eval", tmp_path / "run", "--data", data, "--json", check=0).stdout)["metrics"]["accuracy"]["value"] > 0.6, data
 
 
 EXPERTS = {
@@ -367,6 +390,14 @@ def test_what_averages_refuse(world, tmp_path, refused):
     build(world, graph)
     assert "no such task" in failure(2, {"target": adapter, "graph": graph})
     assert "too few tasks" in failure(2, {"target": own, "graph": graph, "neighbours": 5})
+    # A graph outlives the runs that it was made of; their experts are needed all the same.
+    moving = tmp_path / "moving"
+    shutil.copytree(others[0], moving)
+    (moving / "embedding.safetensors").unlink()  # which names the run that it was made of
+    mmtune("graph", "build", own, moving, "--name", "own", "--name", "moving", "--out", tmp_path / "two.json", check=0)
+    shutil.rmtree(moving)
+    message = failure(1, {"target": own, "graph": tmp_path / "two.json", "neighbours": 1})
+    assert "is gone" in message and "moving" in message
 
 
 def test_experts_of_other_ranks_are_averaged_exactly(world, tmp_path):
@@ -386,5 +417,6 @@ def test_explain_tells_of_coefficients_and_the_landscape(world, tmp_path):
     assert "colours-lora (the target's own)" in seen.text and "encoder.layer.1.attention" in seen.text
     assert "Between two experts" in seen.text and "The plane through three experts" in seen.text
     assert sum("<circle" in part for part in re.split(r"(?=<circle)", page.read_text())) > 20
-    mmtune("explain", run, "--data", world / "dev.jsonl", "--out", page, "--fast", check=0)
+    numbers = json.loads(mmtune("explain", run, "--data", world / "dev.jsonl", "--out", page, "--fast", "--json", check=0).stdout)
+    assert all(sum(shares) == pytest.approx(1, abs=1e-5) for shares in numbers["coefficients"].values()) and "alone" not in numbers
     assert "The plane" not in Page(page.read_text()).text

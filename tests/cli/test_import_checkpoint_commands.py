@@ -290,9 +290,38 @@ def test_experts_on_the_co_attention_layers(meter, tmp_path, expert):
             assert cost["expert_macs"] == 2 * 8 * (2 * d) * 4 * (text + image)
 
 
-def test_a_ladder_needs_one_stream(meter, tmp_path):
+def learned(meter, tmp_path, expert, **train):
     from training_support import write_recipe
 
-    made = write_recipe(tmp_path / "recipe.toml", backbone={"main": meter / "model"}, expert={"method": "ladder"},
-                        data={"train": meter / "data/manifest.jsonl"}, train={"epochs": 1})
-    assert "one stream" in mmtune("train", made, "--out", tmp_path / "run", check=2).stderr
+    tmp_path.mkdir(exist_ok=True)
+    made = write_recipe(tmp_path / "recipe.toml", backbone={"main": meter / "model"}, expert=expert,
+                        data={"train": meter / "data/manifest.jsonl", "workers": 0},
+                        train={"epochs": 3, "batch": 8, "threads": 1, "lr": 1e-2, "log_every": 1} | train)
+    mmtune("train", made, "--out", tmp_path / "run", check=0)
+    lines = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    return tmp_path / "run", [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.parametrize("expert", [{"method": "apt", "prompts": 5, "rank": 2}, {"method": "prompt", "length": 3, "deep": True},
+                                    {"method": "prompt", "length": 3, "dropout": 0.2}, {"method": "lora", "dropout": 0.1}],
+                         ids=lambda one: "-".join(map(str, one.values())))
+def test_checkpointing_changes_nothing_but_memory(meter, tmp_path, expert):
+    plain, losses = learned(meter, tmp_path / "plain", expert)
+    again, same = learned(meter, tmp_path / "again", expert, checkpointing=True)
+    assert same == pytest.approx(losses, rel=1e-5)
+    first, second = (load_file(next(run.glob("expert/**/adapter_model.safetensors"))) for run in (plain, again))
+    assert all(torch.allclose(first[name].float(), second[name].float(), atol=1e-4) for name in first)
+
+
+def test_a_ladder_beside_each_stream(meter, tmp_path):
+    run, losses = learned(meter, tmp_path, {"method": "ladder", "reduction": 4}, epochs=12)
+    assert losses[-1] < losses[0] / 2
+    names = set(load_file(next(run.glob("expert/**/adapter_model.safetensors"))))
+    assert any("ladder.0.start" in name for name in names) and any("ladder.1.end" in name for name in names)
+    assert any("cross_modal_text_layers.1.ladder" in name for name in names) and any("cross_modal_image_layers.0.ladder" in name for name in names)
+    first, second = (mmtune("predict", run, "--data", meter / "data/manifest.jsonl", check=0).stdout for _ in range(2))
+    assert first == second
+    cost = json.loads(mmtune("cost", tmp_path / "recipe.toml", "--tokens", 7, "--json", check=0).stdout)["costs"][0]
+    side, d, text, image, layers = 16, 64, 7, 10, 2
+    rung = lambda rows: rows * (d * side + 4 * side * side + 8 * side * side) + 2 * rows * rows * side  # noqa: E731
+    assert cost["expert_macs"] == sum(2 * rows * d * side + layers * rung(rows) for rows in (text, image))

@@ -120,7 +120,7 @@ def test_frozen_condition_is_computed_once(world, tmp_path):
 @pytest.mark.parametrize("ablation", [
     {"static_prompt": False}, {"dynamic_prompt": False}, {"mapped_prompt": False}, {"router_inputs": "main"}, {"router_inputs": "complementary"},
     {"top_k": 1}, {"keys": "learned"}, {"importance_weight": 0.0}, {"variant": "cross_only"}, {"deep": False}, {"experts": 1},
-    {"mapper": "linear"}, {"mapper": "identity"}, {"modality_dropout": 0.5},
+    {"mapper": "linear"}, {"mapper": "identity"}, {"modality_dropout": 0.5}, {"prompt_form": "apt", "rank": 2},
 ])
 def test_ablations_train_and_reload(world, tmp_path, ablation):
     recipe = recipe_of(world, tmp_path / "r.toml", expert=ablation, train={"epochs": 1}, data={"valid_fraction": 0.2})
@@ -267,6 +267,12 @@ def test_explain_writes_one_whole_page(world, tmp_path):
     assert f"{accuracy:.3f}" in page.text
     for heading in ("block by block", "What each expert stands for", "Without an expert", "Examples on their way"):
         assert heading in page.text
+    numbers = json.loads(mmtune("explain", run, "--data", world / "pairs" / "manifest.jsonl", "--out", out, "--json", check=0).stdout)
+    assert numbers["metric"]["accuracy"] == pytest.approx(accuracy) and numbers["examples"] == 60
+    for block in numbers["blocks"]:
+        assert sum(block["usage"]) == pytest.approx(1, abs=1e-4) and sum(block["chosen"]) == pytest.approx(1)
+        assert 0 <= block["information"] and 0 <= block["entropy"] <= 1
+    assert len(numbers["without_expert"]) == numbers["experts"]
     assert "no example has this id" in mmtune("explain", run, "--data", world / "pairs" / "manifest.jsonl", "--out", out, "--id", "nobody", check=2).stderr
 
 

@@ -13,7 +13,7 @@ from training_support import COLOURS, PROGRAM, make_image_model, make_picture, m
 from videos import write_avi
 
 PITCHES = {"red": 300, "green": 900, "blue": 2200}
-DECODES = (PROGRAM.parent / "libmmtune_video.so").exists()
+DECODES = (PROGRAM.parent / "libmmtune_ffmpeg.so").exists()
 
 
 def frames_of(colour, rng, count=5):
@@ -238,6 +238,23 @@ def test_what_videos_become(world, tmp_path):
 
 
 @pytest.mark.skipif(not DECODES, reason="built without FFmpeg")
+def test_the_sound_of_a_video_is_that_of_a_wav(world, tmp_path):
+    rows = []
+    for i, colour in enumerate(COLOURS):
+        wave = tone(PITCHES[colour], 0.15, seed=i)
+        write_wav(tmp_path / f"{i}.wav", wave)
+        write_avi(tmp_path / f"{i}.avi", frames_of(colour, random.Random(i), 2), sound=wave)
+        rows.append({"id": i, "audio": f"{i}.wav", "label": colour})
+    sounds = write_jsonl(tmp_path / "sounds.jsonl", rows)
+    clips = write_jsonl(tmp_path / "clips.jsonl", [{**row, "audio": f"{row['id']}.avi"} for row in rows])
+    recipe = write_recipe(tmp_path / "r.toml", backbone={"main": world / "wav2vec2"}, expert={"method": "linear"}, data={"train": sounds},
+                          train={"steps": 3, "batch": 3, "threads": 1})
+    mmtune("train", recipe, "--out", tmp_path / "run", check=0)
+    heard = mmtune("predict", tmp_path / "run", "--data", sounds, check=0).stdout
+    assert heard == mmtune("predict", tmp_path / "run", "--data", clips, check=0).stdout
+
+
+@pytest.mark.skipif(not DECODES, reason="built without FFmpeg")
 def test_video_files(world, tmp_path):
     manifest = make_triples(tmp_path / "files", 12, 5, video="file")
     recipe = recipe_of(world, tmp_path / "r.toml", "bert", "vit", train={"epochs": 1})
@@ -276,12 +293,13 @@ def test_explain_shows_sounds(world, tmp_path):
 
 
 def mustard_layout(world, folder, video):
-    """The published annotation file, with sounds taken out of the clips as 16 kHz WAV."""
+    """The published annotation file and clips, or folders of their frames and their sounds as 16 kHz WAV."""
     rng = random.Random(4)
     root = folder / "mustard"
     clips, sounds = root / "videos" / "utterances_final", root / "audios" / "utterances_final"
     clips.mkdir(parents=True)
-    sounds.mkdir(parents=True)
+    if video == "folder":
+        sounds.mkdir(parents=True)
     rows = {}
     for i in range(340):
         key = f"{2 - i % 2}_{i}"  # not in the order of the file when sorted
@@ -289,11 +307,11 @@ def mustard_layout(world, folder, video):
         rows[key] = {"utterance": f"the box is {rng.choice(list(COLOURS))}", "speaker": "RED" if i % 2 else "BLUE", "context": ["one", "two"],
                      "context_speakers": ["A", "B"], "show": "BBT", "sarcasm": i % 2 == 0}
         wave = tone(500 if i % 2 else 1500, 0.1, seed=i) if small else tone(440, 0.05)
-        write_wav(sounds / f"{key}.wav", wave)
         pictures = frames_of(list(COLOURS)[i % 3], rng, 2)
         if video == "file":
-            write_avi(clips / f"{key}.mp4", pictures)
+            write_avi(clips / f"{key}.mp4", pictures, sound=wave)
         else:
+            write_wav(sounds / f"{key}.wav", wave)
             (clips / f"{key}.mp4").mkdir()
             for j, picture in enumerate(pictures):
                 picture.save(clips / f"{key}.mp4" / f"{j}.png")
@@ -304,7 +322,8 @@ def mustard_layout(world, folder, video):
 def test_mustard(world, tmp_path, video):
     mustard_layout(world, tmp_path, video)
     run = tmp_path / "run"
-    mmtune("train", RECIPES / "mustard.toml", "--out", run, f"backbone.main={world / 'bert'}", f"backbone.condition={world / 'wav2vec2'}",
+    sounds = [] if video == "file" else ["data.columns.audio=audios/utterances_final/{id}.wav"]
+    mmtune("train", RECIPES / "mustard.toml", *sounds, "--out", run, f"backbone.main={world / 'bert'}", f"backbone.condition={world / 'wav2vec2'}",
            f"backbone.further.0.model={world / 'vit'}", "backbone.frames=2", "train.batch=4", "train.steps=2", "train.threads=1", check=0, cwd=tmp_path)
     record = json.loads((run / "run.json").read_text())
     assert record["data"]["train"]["examples"] == 334 and record["data"]["valid"]["examples"] == 6

@@ -66,6 +66,17 @@ def test_alpha_is_dropped_as_by_pillow(tmp_path, prompt):
     assert numpy.abs(load_file(tmp_path / "out.safetensors")["prompted"][0] - expected).max() < 1e-6
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_a_picture_of_one_pixel_fills_the_square(tmp_path, prompt, mode):
+    colour = {"RGB": (10, 120, 250), "RGBA": (10, 120, 250, 0), "LA": (77, 3)}[mode]
+    Image.new(mode, (1, 1), colour).save(tmp_path / "one.png")
+    mmtune("prompt", "apply", prompt, tmp_path / "one.png", "-o", tmp_path / "out.safetensors", check=0)
+    out = load_file(tmp_path / "out.safetensors")["prompted"][0] - load_file(prompt)["perturbation"]
+    expected = numpy.array(colour[:3] if mode != "LA" else colour[:1] * 3, "float32") / 255
+    assert numpy.abs(out[:, 4:24, 4:24] - expected[:, None, None]).max() < 1e-6
+    assert numpy.abs(out[:, :4]).max() < 1e-6  # the frame is black
+
+
 def test_a_picture_says_what_is_clipped(tmp_path, prompt):
     image = picture(tmp_path / "image.png", 20, 20)
     result = mmtune("prompt", "apply", prompt, image, "-o", tmp_path / "out.png", check=0)

@@ -94,6 +94,9 @@ def test_captions_are_written(tmp_path, ofa, pictures, expert):
     assert json.loads((run / "run.json").read_text())["total_steps"] == 2 * 96 // 8
     figures = metric(run, pictures["captions"])
     assert {"cider", "bleu4", "loss"} <= set(figures)
+    for name in ("cider", "bleu4", "loss"):
+        low, high = figures[name]["interval"]
+        assert low <= figures[name]["value"] <= high, name
     lines = [json.loads(line) for line in mmtune("predict", run, "--data", pictures["captions"], "--top", 2, check=0).stdout.splitlines()]
     assert len(lines) == 48 and all(isinstance(line["label"], str) and len(line["top"]) <= 2 for line in lines)
 
@@ -195,6 +198,18 @@ def test_bad_recipes_and_data(tmp_path, ofa, pictures, change, message):
     assert message in done.stderr and done.stderr.count("\n") <= 3, done.stderr
 
 
+def test_labels_that_no_candidate_matches(tmp_path, ofa, pictures):
+    train(tmp_path, ofa, pictures["labels"], generate={"instruction": "what does the image describe?"})
+    rows = read_lines(pictures["labels"])[:6]
+    rows[3]["label"] = "purple"
+    strange = write_jsonl(tmp_path / "strange.jsonl", rows)
+    refused = mmtune("eval", tmp_path / "run", "--data", strange, check=1)
+    assert "purple" in refused.stderr and "strange.jsonl:4" in refused.stderr
+    # Written words that are no class are counted, not guessed at.
+    told = json.loads(mmtune("eval", tmp_path / "run", "--data", pictures["labels"], "generate.readout=write", "generate.max_tokens=2", "--json", check=0).stdout)
+    assert told["details"]["answers_that_are_no_class"] >= 0 and told["metrics"]["accuracy"]["value"] <= 1
+
+
 def test_a_run_opens_like_any_other(tmp_path, ofa, pictures):
     """forward, merge and resume on a run without a head."""
     import torch
@@ -216,6 +231,31 @@ def test_a_run_opens_like_any_other(tmp_path, ofa, pictures):
 def test_a_backbone_that_only_reads_is_refused(tmp_path, pictures):
     done = train(tmp_path, make_text_model(tmp_path / "bert"), pictures["texts"], check=2)
     assert "writes no answers" in done.stderr
+
+
+def test_published_tables_with_their_recipe(tmp_path, ofa, pictures):
+    """RefCOCO's TSV, pictures inside, through the published recipe: train, eval and predict."""
+    import base64
+
+    rng = random.Random(4)
+    for split, count in (("train", 24), ("val", 8)):
+        rows = []
+        for i, row in enumerate(read_lines(pictures["boxes"])[:count]):
+            picture = base64.b64encode(open(row["image"], "rb").read()).decode()
+            left, top = rng.randint(0, 5), rng.randint(0, 5)
+            rows.append(f"{i}_1\t{i}\t{row['text']}\t{left}.5,{top}.0,{left + 11}.25,{top + 12}.0\t{picture}\n")
+        (tmp_path / f"refcoco_{split}.tsv").write_text("".join(rows))
+    mmtune("train", ROOT / "recipes" / "pi" / "refcoco_adapter.toml", f"backbone.main={ofa}", f"data.train={tmp_path / 'refcoco_train.tsv'}",
+           f"data.valid={tmp_path / 'refcoco_val.tsv'}", "train.epochs=8", "train.lr=1e-2", "train.batch=4", "train.accumulate=2", "train.threads=1",
+           "train.log_every=1", "data.workers=0", "--out", tmp_path / "run", check=0)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["state"] == "finished" and record["total_steps"] == 24
+    figures = metric(tmp_path / "run", tmp_path / "refcoco_val.tsv")
+    assert 0 <= figures["accuracy"]["value"] <= 1 and figures["loss"]["value"] > 0
+    history = losses(tmp_path / "run")
+    assert sum(history[-6:]) < 0.9 * sum(history[:6])
+    lines = mmtune("predict", tmp_path / "run", "--data", tmp_path / "refcoco_val.tsv", check=0).stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"{i}_1" for i in range(8)]
 
 
 RECIPES = sorted((ROOT / "recipes" / "pi").glob("*.toml"))

@@ -1,14 +1,18 @@
-"""The README's walk-throughs with CLIP and with Wav2Vec2, as it writes them, on real files of the data packs; tiny random checkpoints stand in
-for the published ones, which a test cannot fetch."""
+"""The README's walk-throughs: with pairs of texts and pictures, and with CLIP and Wav2Vec2 on real files of the data packs. Tiny random
+checkpoints stand in for the published ones, which a test cannot fetch."""
 
 import json
 import os
+import random
+import re
+import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
-from training_support import ROOT, mmtune
+from training_support import COLOURS, ROOT, make_image_model, make_picture, make_text_model, mmtune, write_jsonl
 
 SHARED = Path(os.environ.get("MMTUNE_SHARED", ROOT.parent / "shared")) / "data"
 SHORT = ["train.threads=1", "train.steps=6", "train.batch=4", "data.limit=24"]
@@ -61,6 +65,41 @@ def member(row, manifest, path):
         shard.seek(row["offset"])
         path.write_bytes(shard.read(row["size"]))
     return path
+
+
+def test_pairs_of_a_text_and_a_picture(tmp_path):
+    """The recipe and the commands that stand in the README, on pairs as it shows them."""
+    readme = (ROOT / "README.md").read_text()
+    section = readme[readme.index("### Pairs of a text and a picture"):readme.index("### With CLIP")]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"```(?:\w*)\n(.*?)```", section, re.DOTALL)]
+    rows, (_, recipe, commands) = [json.loads(line) for line in blocks[0].splitlines()], blocks
+    assert rows[0].keys() == {"id", "text", "image", "label"}
+
+    make_text_model(tmp_path / "bert")
+    make_image_model(tmp_path / "vit")
+    (tmp_path / "photos").mkdir()
+    rng = random.Random(1)
+    for name, count in (("pairs.jsonl", 60), ("more_pairs.jsonl", 30)):
+        made = []
+        for i in range(count):
+            seen, asked = (rng.choice(list(COLOURS)) for _ in range(2))
+            photo = tmp_path / "photos" / f"{name}{i}.png"
+            make_picture(photo, seen, rng)
+            made.append({"id": str(i), "text": f"is it {asked}?", "image": f"photos/{photo.name}", "label": "yes" if seen == asked else "no"})
+        write_jsonl(tmp_path / name, made)
+    (tmp_path / "pairs.toml").write_text(recipe)
+    make_picture(tmp_path / "photo.jpg", "red", rng)
+
+    said = {}
+    for line in commands.splitlines():
+        program, command, *arguments = shlex.split(line)
+        assert program == "build/mmtune"
+        if command == "train":
+            arguments += [f"backbone.main={tmp_path / 'bert'}", f"backbone.condition={tmp_path / 'vit'}", "train.threads=1", "train.epochs=1"]
+        said[command] = mmtune(command, *arguments, cwd=tmp_path, check=0).stdout
+    assert list(said) == ["train", "eval", "predict", "explain"]
+    assert "accuracy" in said["eval"] and ("yes" in said["predict"] or "no" in said["predict"])
+    assert "What each expert stands for" in (tmp_path / "report.html").read_text()
 
 
 def test_clip_on_flowers(tmp_path):

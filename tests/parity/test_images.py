@@ -169,6 +169,11 @@ VILT_CONFIGS = {
     "odd": {"size": {"shortest_edge": 33}, "size_divisor": 7, "resample": 2},
     "no_resize": {"do_resize": False, "do_normalize": False},
 }
+BLIP_CONFIGS = {
+    "standard": {},
+    "published": {"size": {"height": 224, "width": 224}, "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]},
+    "odd": {"size": {"height": 45, "width": 71}, "resample": 2},
+}
 VIT_CONFIGS = CONFIGS | {
     "swin": {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": {"height": 224, "width": 224}},
     "proportions": {"size": {"shortest_edge": 50}},
@@ -178,11 +183,12 @@ VIT_CONFIGS = CONFIGS | {
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [("ViT", name) for name in VIT_CONFIGS] + [("CLIP", name) for name in CLIP_CONFIGS] + [("Vilt", name) for name in VILT_CONFIGS],
+    [("ViT", name) for name in VIT_CONFIGS] + [("CLIP", name) for name in CLIP_CONFIGS] + [("Vilt", name) for name in VILT_CONFIGS]
+    + [("Blip", name) for name in BLIP_CONFIGS],
 )
 def test_processors_equal_transformers(family, name, store, tmp_path):
     transformers = pytest.importorskip("transformers")
-    configs = {"ViT": VIT_CONFIGS, "CLIP": CLIP_CONFIGS, "Vilt": VILT_CONFIGS}[family]
+    configs = {"ViT": VIT_CONFIGS, "CLIP": CLIP_CONFIGS, "Vilt": VILT_CONFIGS, "Blip": BLIP_CONFIGS}[family]
     reference = getattr(transformers, f"{family}ImageProcessorPil")(**configs[name])
     reference.save_pretrained(tmp_path)
     items = [item for item in pictures.everything() if item[0].endswith(("_33x47_420.jpg", "exif_6.jpg", "rgb_64.png", "rgba_131.png"))]
@@ -246,6 +252,8 @@ def test_untyped_processor_follows_the_model(tmp_path):
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "swin"}).stdout.startswith("ViTImageProcessor size=32x32")
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "vilt"}).stdout.startswith("ViltImageProcessor size_divisor=32 size=shortest_edge:32")
     assert processor_with(tmp_path, {"size": 32}, {"model_type": "clip"}).stdout.startswith("CLIPImageProcessor size=shortest_edge:32")
+    assert processor_with(tmp_path, {"size": 32}, {"model_type": "llava"}).stdout.startswith("CLIPImageProcessor size=shortest_edge:32")
+    assert processor_with(tmp_path, {"size": 32}, {"model_type": "blip-2"}).stdout.startswith("BlipImageProcessor size=32x32 resample=bicubic")
     result = processor_with(tmp_path, {"size": 32}, {"model_type": "bert"})
     assert result.returncode == 1 and "bert" in result.stderr
 

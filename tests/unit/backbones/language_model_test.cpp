@@ -235,6 +235,55 @@ TEST_F(Seq2Seq, RaggedTextsAreEncodedAsPaddedOnes) {
   EXPECT_TRUE(at::allclose(rows, encoded_.narrow(0, 0, 10), 1e-4, 1e-5));
 }
 
+TEST_F(Seq2Seq, ASequenceModelIsTaughtByItsDecoder) {
+  ModelInputs inputs;
+  inputs.text_layout = nn::Layout::packed({4, 2});
+  inputs.input_ids = index({3, 9, 4, 7, 12, 8});
+  const at::Tensor said = index({0, 5, 6, 0, 8, 0, 0, 9, 10}).view({3, 3});
+  const at::Tensor wanted = at::tensor({1, 1, 1, 1, 1, 0, 0, 1, 1}, at::kLong).view({3, 3}).to(at::kBool);
+  const at::Tensor logits = model().taught(inputs, {0, 1, 0}, said, wanted, {});
+  ASSERT_EQ(logits.size(0), 7);
+  const auto decoder = model().begin(inputs, {1, 0}, {});
+  const at::Tensor first = decoder->read(index({0, 0}).view({2, 1})), second = decoder->read(index({8, 5}).view({2, 1}));
+  EXPECT_TRUE(at::allclose(first[0], logits[3], 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(first[1], logits[0], 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(second[0], logits[4], 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(second[1], logits[1], 1e-4, 1e-5));
+  EXPECT_THROW(model().set_noise({.drop_path = 0.1}), UsageError);
+}
+
+/// Gradients reach what learns in the encoder through every layer of a decoder that is computed again.
+TEST(T5Checkpointing, GivesTheGradientsOfThePlainPass) {
+  const std::unique_ptr<Backbone> made = lively(t5_config());
+  auto& model = dynamic_cast<T5&>(*made);
+  std::vector<at::Tensor> learned;
+  for (const nn::TensorSlot& slot : made->sites().tensors)
+    if (slot.name.ends_with("q.weight") || slot.name.ends_with("wo.weight") || slot.name.ends_with("v.weight"))
+      learned.push_back(slot.tensor->requires_grad_(true));
+  ASSERT_GT(learned.size(), 12U);
+  ModelInputs inputs;
+  inputs.text_layout = nn::Layout::packed({4, 2});
+  inputs.input_ids = index({3, 9, 4, 7, 12, 8});
+  const at::Tensor said = index({0, 5, 6, 0, 8, 0}).view({2, 3}), wanted = at::ones({2, 3}, at::kBool);
+  const auto gradients = [&](bool recompute) {
+    nn::Context context;
+    context.recompute = recompute;
+    // Layers that are computed again add to the leaves' own gradients.
+    model.taught(inputs, {0, 1}, said, wanted, context).log_softmax(1).square().sum().backward();
+    std::vector<at::Tensor> all;
+    for (at::Tensor& one : learned) {
+      all.push_back(one.grad().clone());
+      one.mutable_grad().reset();
+    }
+    return all;
+  };
+  const auto plain = gradients(false), again = gradients(true);
+  for (std::size_t i = 0; i < learned.size(); ++i) {
+    EXPECT_GT(plain[i].norm().item<double>(), 0);
+    EXPECT_TRUE(at::allclose(plain[i], again[i], 1e-4, 1e-5 * plain[i].abs().max().item<double>()));
+  }
+}
+
 TEST(T5Buckets, AreThePublishedOnes) {
   // Both sides: 16 buckets each way, exact below 8; one side: 32, exact below 16; all beyond the farthest share the last.
   EXPECT_EQ(t5_bucket(0, true, 32, 128), 0);

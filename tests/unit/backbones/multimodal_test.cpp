@@ -13,6 +13,7 @@
 #include "backbones/generation.h"
 #include "backbones/multimodal_names.h"
 #include "backbones/multimodal_text.h"
+#include "backbones/sequence_model.h"
 #include "core/error.h"
 
 namespace mmtune::backbones {
@@ -158,12 +159,81 @@ TEST_P(MultimodalFamilies, EmptyAnswersAndOtherSizesAreRefused) {
 }
 
 TEST_P(MultimodalFamilies, SitesAreThoseOfAllParts) {
-  EXPECT_GT(model_->macs(20, false), model_->picture_macs(0));
-  EXPECT_GT(model_->picture_macs(0), 0);
+  EXPECT_GT(model_->macs(20, false), model_->macs(10, false));
+  EXPECT_GT(model_->macs(0, false), 0);
   std::set<std::string> names;
   for (const nn::TensorSlot& slot : model_->sites().tensors) EXPECT_TRUE(names.insert(slot.name).second) << slot.name;
   for (const nn::SublayerSite* site : model_->sites().sublayers) EXPECT_TRUE(site->name.starts_with("language_model.")) << site->name;
   EXPECT_FALSE(model_->sites().keys_values.empty());
+}
+
+/// Questions 0 and 1 of the test as a batch's inputs: words of type 0, and the Q-Former's of type 1 behind them.
+ModelInputs inputs_of(const at::Tensor& pixels, std::span<const Instruction> instructions) {
+  TokenIds ids, types;
+  std::vector<std::int64_t> lengths;
+  for (const Instruction& one : instructions) {
+    for (const auto& [tokens, type] : {std::pair(one.words, 0), std::pair(one.qformer, 1)})
+      for (const std::int64_t token : tokens) {
+        ids.push_back(token);
+        types.push_back(type);
+      }
+    lengths.push_back(static_cast<std::int64_t>(one.words.size() + one.qformer.size()));
+  }
+  ModelInputs inputs;
+  inputs.text_layout = nn::Layout::packed(lengths);
+  inputs.input_ids = at::tensor(ids, at::kLong);
+  inputs.token_type_ids = at::tensor(types, at::kLong);
+  inputs.pixel_values = pixels;
+  return inputs;
+}
+
+TEST_P(MultimodalFamilies, ASequenceModelIsTaughtByTheTaskLoss) {
+  const at::NoGradGuard no_grad;
+  auto& writer = dynamic_cast<SequenceModel&>(*model_);
+  const SequenceTokens tokens = writer.tokens();
+  const std::int64_t end = model_->format().answer_end.front();
+  EXPECT_EQ(tokens.end, end);
+  EXPECT_NE(tokens.padding, end);
+  // Three answers about two questions, of different lengths.
+  const std::vector<std::int64_t> rows = {1, 0, 1};
+  const std::vector<TokenIds> answers = {{20, 21, 22, end}, {25, end}, {23, 24, end}};
+  at::Tensor said = at::full({3, 4}, tokens.padding, at::kLong), wanted = at::zeros({3, 4}, at::kBool);
+  for (std::int64_t b = 0; b < 3; ++b) {
+    const TokenIds& answer = answers[static_cast<std::size_t>(b)];
+    said[b][0] = tokens.start;
+    for (std::size_t i = 0; i < answer.size(); ++i) {
+      if (i + 1 < answer.size()) said[b][static_cast<std::int64_t>(i) + 1] = answer[i];
+      wanted[b][static_cast<std::int64_t>(i)] = true;
+    }
+  }
+  const ModelInputs inputs = inputs_of(pixels_, instructions_);
+  const at::Tensor logs = writer.taught(inputs, rows, said, wanted, {}).log_softmax(1);
+  ASSERT_EQ(logs.size(0), 9);
+  const at::Tensor visual = encode(pixels_).tokens;
+  std::int64_t row = 0;
+  for (std::size_t b = 0; b < 3; ++b) {
+    double sum = 0;
+    for (const std::int64_t token : answers[b]) sum -= logs[row++][token].item<double>();
+    const TaskLoss loss =
+        model_->task_loss(visual.narrow(0, rows[b], 1), {&instructions_[static_cast<std::size_t>(rows[b])], 1}, {&answers[b], 1}, {});
+    EXPECT_NEAR(sum, loss.sum.item<double>(), 1e-4);
+  }
+  // Begun anywhere else it says the same; lines may be chosen before anything is read.
+  const auto decoder = writer.begin(inputs, {0, 1}, {});
+  decoder->select(at::tensor({1, 0}, at::kLong));
+  const at::Tensor first = decoder->read(at::full({2, 1}, tokens.start, at::kLong)).log_softmax(1);
+  EXPECT_TRUE(at::allclose(first[0], logs[0], 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(first[1], logs[4], 1e-4, 1e-5));
+}
+
+TEST_P(MultimodalFamilies, ASequenceModelRefusesWhatItCannotDo) {
+  auto& writer = dynamic_cast<SequenceModel&>(*model_);
+  EXPECT_THROW(writer.set_noise({.dropout = 0.1}), UsageError);
+  EXPECT_THROW(writer.begin(inputs_of({}, instructions_), {0, 1}, {}), Error);
+  PromptFormat format = model_->format();
+  format.answer_end = {2, 3};
+  model_->set_format(format);
+  EXPECT_THROW(writer.tokens(), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MultimodalFamilies,

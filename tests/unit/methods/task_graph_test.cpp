@@ -48,6 +48,12 @@ class Graph : public testing::Test {
   fs::path folder_;
 };
 
+void add(TaskGraph& graph, TaskEmbedding embedding, const std::string& name) {
+  std::vector<TaskEmbedding> one;
+  one.push_back(std::move(embedding));
+  graph.add(one, {name});
+}
+
 std::string message(const std::function<void()>& action) {
   try {
     action();
@@ -111,12 +117,12 @@ TEST_F(Graph, RefusesZeroAndInfiniteEmbeddings) {
 TEST_F(Graph, AddingEqualsBuilding) {
   const std::vector<at::Tensor> all = {numbers(1), numbers(2), numbers(3)};
   TaskGraph whole, grown;
-  for (std::size_t i = 0; i < 3; ++i) whole.add(embedding("t" + std::to_string(i), {all[i]}), "t" + std::to_string(i));
-  for (std::size_t i = 0; i < 2; ++i) grown.add(embedding("t" + std::to_string(i), {all[i]}), "t" + std::to_string(i));
+  for (std::size_t i = 0; i < 3; ++i) add(whole, embedding("t" + std::to_string(i), {all[i]}), "t" + std::to_string(i));
+  for (std::size_t i = 0; i < 2; ++i) add(grown, embedding("t" + std::to_string(i), {all[i]}), "t" + std::to_string(i));
   const fs::path file = folder_ / "graph.json";
   grown.save(file);
   TaskGraph again = TaskGraph::open(file);
-  again.add(embedding("t2", {all[2]}), "t2");
+  add(again, embedding("t2", {all[2]}), "t2");
   for (std::size_t i = 0; i < 3; ++i)
     for (std::size_t j = 0; j < 3; ++j) {
       EXPECT_EQ(again.similarity(i, j), whole.similarity(i, j));
@@ -125,18 +131,73 @@ TEST_F(Graph, AddingEqualsBuilding) {
       EXPECT_EQ(again.similarity(i, j) == 1.0, i == j);
     }
   EXPECT_EQ(again.layers(), std::vector<std::string>{"main: layer 0"});
-  EXPECT_NE(message([&] { again.add(embedding("t1", {all[1]}), "t1"); }).find("same name"), std::string::npos);
+  EXPECT_NE(message([&] { add(again, embedding("t1", {all[1]}), "t1"); }).find("same name"), std::string::npos);
   fs::remove(folder_ / "t0.safetensors");
-  EXPECT_NE(message([&] { again.add(embedding("t3", {all[1]}), "t3"); }).find("is gone"), std::string::npos);
+  EXPECT_NE(message([&] { add(again, embedding("t3", {all[1]}), "t3"); }).find("is gone"), std::string::npos);
+}
+
+/// Many at once are chunks of coordinates: components longer than one, and shorter ones.
+TEST_F(Graph, AllAtOnceIsOneByOneAndTheFormula) {
+  constexpr std::size_t count = 70;
+  constexpr std::int64_t length = 9001;  // 70 embeddings share chunks of 7,168 numbers
+  std::vector<TaskEmbedding> embeddings;
+  std::vector<std::string> names;
+  std::vector<std::vector<at::Tensor>> tensors;
+  for (std::size_t i = 0; i < count; ++i) {
+    tensors.push_back({numbers(3 * i, {length}), numbers(3 * i + 1, {4, 3}), i % 5 == 0 ? at::zeros({40}) : numbers(3 * i + 2, {40})});
+    names.push_back("t" + std::to_string(i));
+    embeddings.push_back(embedding(names.back(), tensors.back()));
+  }
+  EXPECT_EQ(chunk_count(embeddings.front(), count), 4);
+  TaskGraph whole, grown;
+  double share = 0;
+  whole.add(embeddings, names, [&](double now) {
+    EXPECT_GT(now, share);
+    share = now;
+  });
+  EXPECT_DOUBLE_EQ(share, 1.0);
+  for (std::size_t i = 0; i < 3; ++i) add(grown, embedding(names[i], tensors[i]), names[i]);
+  for (const auto& [i, j] : {std::pair<std::size_t, std::size_t>{0, 1}, {1, 2}, {3, 69}, {5, 10}, {64, 66}, {31, 68}}) {
+    double sum = 0;
+    std::int64_t compared = 0;
+    std::vector<at::Tensor> a, b;
+    for (std::size_t c = 0; c < 3; ++c) {
+      a.push_back(tensors[i][c].flatten().to(at::kDouble));
+      b.push_back(tensors[j][c].flatten().to(at::kDouble));
+      if (c == 2 && (i % 5 == 0 || j % 5 == 0)) continue;
+      sum += reference(tensors[i][c], tensors[j][c]);
+      ++compared;
+    }
+    EXPECT_EQ(whole.skipped(i, j), 3 - compared);
+    EXPECT_NEAR(whole.similarity(i, j), sum / static_cast<double>(compared), 1e-6);
+    EXPECT_EQ(whole.by_layer(i, j).size(), 3U);
+    EXPECT_EQ(std::isnan(whole.by_layer(i, j)[2]), compared == 2);
+    EXPECT_NEAR(whole.by_layer(i, j)[0], reference(tensors[i][0], tensors[j][0]), 1e-6);
+    const at::Tensor x = at::cat(a), y = at::cat(b);
+    EXPECT_NEAR(whole.cosine(i, j), (x.dot(y) / (x.norm() * y.norm())).item<double>(), 1e-9);
+    const PairSimilarity alone = compare(embeddings[i], embeddings[j]);
+    EXPECT_EQ(whole.similarity(i, j), alone.similarity);
+    EXPECT_NEAR(whole.cosine(i, j), alone.cosine, 1e-12);
+    if (j < 3) {
+      EXPECT_EQ(whole.similarity(i, j), grown.similarity(i, j));
+      EXPECT_NEAR(whole.cosine(i, j), grown.cosine(i, j), 1e-12);
+    }
+  }
+  // One that does not fit leaves the graph as it was.
+  std::vector<TaskEmbedding> more;
+  more.push_back(embedding("good", tensors[0]));
+  more.push_back(embedding("bad", {numbers(1)}));
+  EXPECT_NE(message([&] { grown.add(more, {"good", "bad"}); }).find("different"), std::string::npos);
+  EXPECT_EQ(grown.size(), 3U);
 }
 
 TEST_F(Graph, NeighboursAndTies) {
   TaskGraph graph;
   const at::Tensor same = numbers(1);
-  graph.add(embedding("a", {numbers(5)}), "a");
-  graph.add(embedding("b", {same}), "b");
-  graph.add(embedding("c", {same.clone()}), "c");
-  graph.add(embedding("d", {same.clone()}), "d");
+  add(graph, embedding("a", {numbers(5)}), "a");
+  add(graph, embedding("b", {same}), "b");
+  add(graph, embedding("c", {same.clone()}), "c");
+  add(graph, embedding("d", {same.clone()}), "d");
   EXPECT_EQ(graph.neighbours(3, 3), (std::vector<std::size_t>{1, 2, 0}));
   EXPECT_EQ(graph.neighbours(0, 2), (std::vector<std::size_t>{1, 2}));  // equal ones: the lower index first
   EXPECT_EQ(graph.strangers(3, 1), (std::vector<std::size_t>{0}));
@@ -147,14 +208,14 @@ TEST_F(Graph, NeighboursAndTies) {
   EXPECT_EQ(order.size(), 4U);
   EXPECT_TRUE(order.front() == 0 || order.back() == 0);
   TaskGraph lonely;
-  lonely.add(embedding("only", {same}), "only");
+  add(lonely, embedding("only", {same}), "only");
   EXPECT_NE(message([&] { lonely.neighbours(0, 1); }).find("a graph of two tasks and more"), std::string::npos);
 }
 
 TEST_F(Graph, DamagedFilesAreRefused) {
   TaskGraph graph;
-  graph.add(embedding("a", {numbers(5)}), "a");
-  graph.add(embedding("b", {numbers(6)}), "b");
+  add(graph, embedding("a", {numbers(5)}), "a");
+  add(graph, embedding("b", {numbers(6)}), "b");
   const fs::path file = folder_ / "graph.json";
   graph.save(file);
   Json json = read_json_file(file);

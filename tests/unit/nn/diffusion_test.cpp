@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace mmtune::nn {
 namespace {
@@ -106,6 +107,27 @@ TEST(Diffusion, GradientsMatchFiniteDifferences) {
   }
 }
 
+TEST(Diffusion, SplitProductsAreAlmostTheSame) {
+  // Large enough to be split where the processor can; elsewhere both are the same.
+  at::Generator generator = at::detail::createCPUGenerator(9);
+  const auto make = [&](at::IntArrayRef shape, double std) { return at::empty(shape).normal_(0, std, generator).requires_grad_(true); };
+  const at::Tensor output = make({150, 96}, 1), input = make({150, 96}, 1), keys = make({70, 96}, 0.1), values = make({70, 96}, 0.1);
+  const at::Tensor scale = make({1}, 0.3), cotangent = at::arange(150 * 96, at::kFloat).view({150, 96}).sin();
+  const auto run = [&](MatmulPrecision precision) {
+    const at::Tensor y = diffuse(output, input, {.keys = keys, .values = values, .scale = scale, .precision = precision});
+    std::vector<at::Tensor> all = {y.detach()};
+    (y * cotangent).sum().backward();
+    for (const at::Tensor& leaf : {output, input, keys, values, scale}) {
+      all.push_back(leaf.grad().clone());
+      leaf.mutable_grad().reset();
+    }
+    return all;
+  };
+  const auto exact = run(MatmulPrecision::highest), split = run(MatmulPrecision::high);
+  for (std::size_t i = 0; i < exact.size(); ++i)
+    EXPECT_LE((split[i] - exact[i]).norm().item<double>(), 1e-4 * exact[i].norm().item<double>()) << i;
+}
+
 TEST(Diffusion, RowsThatNothingFiresForKeepTheirOutput) {
   const Tensors t(at::kFloat, false);
   const at::NoGradGuard no_grad;
@@ -159,6 +181,74 @@ TEST(Diffusion, PartsMakeTheWhole) {
     const DiffusionParts parts = diffusion_parts(t.input, t.diffusion(form));
     const at::Tensor whole = (t.output + parts.added * parts.weights) * t.scale.exp();
     EXPECT_TRUE(at::allclose(whole, composed(t, form), 1e-5, 1e-5));
+  }
+}
+
+/// Sequences of the given lengths with keys and values of their own.
+struct OwnPrompts {
+  OwnPrompts(std::vector<std::int64_t> lengths, bool given) : layout(Layout::packed(std::move(lengths))) {
+    at::Generator generator = at::detail::createCPUGenerator(8);
+    const auto make = [&](at::IntArrayRef shape, double std) {
+      return at::empty(shape, at::kDouble).normal_(0, std, generator).requires_grad_(true);
+    };
+    output = make({layout.rows(), 10}, 1);
+    input = make({layout.rows(), 10}, 1);
+    keys = make({layout.batch(), 5, 10}, 0.3);
+    values = make({layout.batch(), 5, 10}, 0.3);
+    scale = make({1}, 0.3);
+    if (given) weights = make({layout.rows()}, 1);
+  }
+  Diffusion diffusion(const Form& form) const {
+    return {.keys = keys,
+            .values = values,
+            .scale = scale,
+            .weights = weights,
+            .activation = form.activation,
+            .weigh = form.weigh,
+            .layout = &layout};
+  }
+  /// A sequence after the other, with prompts that are the same for all its rows.
+  at::Tensor one_by_one(const Form& form) const {
+    std::vector<at::Tensor> parts;
+    const std::vector<std::int64_t> offsets = layout.offsets();
+    for (std::int64_t b = 0; b < layout.batch(); ++b) {
+      const std::int64_t first = offsets[static_cast<std::size_t>(b)], rows = layout.length(b);
+      parts.push_back(diffuse(output.narrow(0, first, rows), input.narrow(0, first, rows),
+                              {.keys = keys[b],
+                               .values = values[b],
+                               .scale = scale,
+                               .weights = weights.defined() ? weights.narrow(0, first, rows) : weights,
+                               .activation = form.activation,
+                               .weigh = form.weigh}));
+    }
+    return at::cat(parts);
+  }
+  std::vector<at::Tensor> leaves() const {
+    std::vector<at::Tensor> all = {output, input, keys, values, scale};
+    if (weights.defined()) all.push_back(weights);
+    return all;
+  }
+  Layout layout;
+  at::Tensor output, input, keys, values, scale, weights;
+};
+
+TEST(Diffusion, SequencesMayHavePromptsOfTheirOwn) {
+  for (const std::vector<std::int64_t>& lengths : {std::vector<std::int64_t>{3, 3, 3}, {1, 4, 2}, {5}}) {
+    for (const Form& form : forms) {
+      for (const bool overwrite : {false, true}) {
+        const OwnPrompts ours(lengths, form.given), single(lengths, form.given);
+        const at::Tensor y = diffuse(overwrite ? ours.output * 1 : ours.output, ours.input, ours.diffusion(form), overwrite);
+        const at::Tensor expected = single.one_by_one(form);
+        EXPECT_TRUE(at::allclose(y, expected, 1e-12, 1e-12));
+        const at::Tensor cotangent = at::arange(y.numel(), at::kDouble).view(y.sizes()).sin();
+        (y * cotangent).sum().backward();
+        (expected * cotangent).sum().backward();
+        const std::vector<at::Tensor> got = ours.leaves(), wanted = single.leaves();
+        for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::allclose(got[i].grad(), wanted[i].grad(), 1e-11, 1e-11)) << i;
+        const DiffusionParts parts = diffusion_parts(ours.input, ours.diffusion(form));
+        EXPECT_TRUE(at::allclose((ours.output + parts.added * parts.weights) * ours.scale.exp(), expected, 1e-12, 1e-12));
+      }
+    }
   }
 }
 

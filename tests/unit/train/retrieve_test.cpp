@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/error.h"
 
 namespace mmtune::train {
@@ -64,6 +66,34 @@ TEST(Retrieve, RankingLossOfOneBackbone) {
   const std::vector<std::int64_t> two = {0, 1};
   const double expected = -(at::tensor({2.0F, 0.0F}).log_softmax(0)[0] + at::tensor({1.0F, 1.0F}).log_softmax(0)[0]).item<double>();
   EXPECT_NEAR(Retrieve(1, true).loss(logits, captions(), two).item<double>(), expected, 1e-6);
+}
+
+TEST(Retrieve, MatchingIsASecondOutputAndASecondLoss) {
+  const Retrieve task(2, true, 0.5);
+  EXPECT_EQ(task.outputs(), 2);
+  EXPECT_EQ(Retrieve(2, true).outputs(), 1);
+  // Two examples, each with its own text and two others: ranked by the first output, matched by the second.
+  const at::Tensor ranked = at::tensor({2.0F, 0.0F, -1.0F, 1.0F, 1.0F, 3.0F}),
+                   matched = at::tensor({1.5F, -0.5F, 9.0F, -2.0F, 0.25F, 9.0F});
+  const std::vector<std::int64_t> two = {0, 1};
+  const double ranking = Retrieve(2, true).loss(ranked.view({6, 1}), captions(), two).item<double>();
+  const auto probability = [](double logit) { return 1 / (1 + std::exp(-logit)); };
+  const double matching =
+      -(std::log(probability(1.5)) + std::log(1 - probability(-0.5)) + std::log(probability(-2.0)) + std::log(1 - probability(0.25))) / 2;
+  const at::Tensor logits = at::stack({ranked, matched}, 1);
+  EXPECT_NEAR(task.loss(logits, captions(), two).item<double>(), ranking + 0.5 * matching, 1e-5);
+  const std::vector<Prediction> predictions = task.predict(logits, 1);
+  EXPECT_NEAR(predictions.front().top.front().score, 2.0, 1e-6);
+  EXPECT_EQ(task.describe().at("matching"), 0.5);
+}
+
+TEST(Retrieve, TwoTowersHaveNothingToMatchWith) {
+  Recipe recipe;
+  recipe.retrieve.matching = 1.0;
+  recipe.backbone.condition = "another";
+  EXPECT_THROW(Retrieve::for_training(recipe, captions()), UsageError);
+  recipe.backbone.condition.clear();
+  EXPECT_EQ(Retrieve::for_training(recipe, captions())->outputs(), 2);
 }
 
 TEST(Retrieve, WhatBelongsTogetherByAnotherExampleCountsForNeither) {

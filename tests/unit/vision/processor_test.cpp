@@ -59,7 +59,7 @@ TEST(Processor, RefusesByName) {
   const auto message = [](const std::string& json) { return error_of([&] { ImageProcessor::from_json(json, "config"); }); };
   EXPECT_EQ(message(R"({"image_processor_type": "OddImageProcessor"})"),
             "config: unknown image_processor_type: expected ViTImageProcessor, ViTFeatureExtractor, CLIPImageProcessor, "
-            "CLIPFeatureExtractor, OFAImageProcessor, ViltImageProcessor, ViltFeatureExtractor, got OddImageProcessor");
+            "CLIPFeatureExtractor, BlipImageProcessor, OFAImageProcessor, ViltImageProcessor, ViltFeatureExtractor, got OddImageProcessor");
   EXPECT_NE(message(R"({"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 224}})").find("config: size: expected"),
             std::string::npos);
   EXPECT_NE(message("{}").find("image_processor_type is missing"), std::string::npos);

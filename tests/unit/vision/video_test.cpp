@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "io/ffmpeg_library.h"
 
 namespace mmtune::vision {
 namespace {
@@ -35,7 +36,7 @@ TEST(Video, FoldersListTheirPicturesByName) {
 }
 
 TEST(Video, RefusesWhatIsNoVideo) {
-  if (!decodes_videos()) GTEST_SKIP() << "built without FFmpeg";
+  if (!io::has_ffmpeg()) GTEST_SKIP() << "built without FFmpeg";
   const auto decode = [](const std::string& bytes) { decode_video(std::as_bytes(std::span(bytes)), "x.mp4", 4, [](Image&&) { FAIL(); }); };
   EXPECT_THROW(decode(""), Error);
   EXPECT_THROW(decode(std::string(5000, 'x')), Error);
