@@ -32,7 +32,11 @@ def trained(corpus, specials, size, normalizer=None, pre_tokenizer=None, suffix=
         vocab_size=size, special_tokens=specials, initial_alphabet=P.ByteLevel.alphabet(), show_progress=False, **more
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    return json.loads(tokenizer.to_str())
+    made = json.loads(tokenizer.to_str())
+    # The trainer numbers letters in an order that differs from run to run; random embeddings would then differ with it.
+    others = sorted(set(made["model"]["vocab"]) - set(specials))
+    made["model"]["vocab"] = {token: number for number, token in enumerate([*specials, *others])}
+    return made
 
 
 def roberta_like(corpus, size=8000):
