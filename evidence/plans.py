@@ -1,7 +1,26 @@
-"""What the scripts about a plan's runs share: where a row lies, and how its seeds are summed up."""
+"""What the scripts of this folder share: the program, where a plan's row lies, and how its seeds are summed up."""
 
 import json
+import os
+import pathlib
 import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def program(threads):
+    """A function that runs mmtune (the build's, or MMTUNE_BUILD's) and gives what it printed; where mmtune fails, the script ends."""
+    path = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
+
+    def mmtune(*arguments):
+        done = subprocess.run([str(path), "--threads", str(threads), *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"mmtune {' '.join(map(str, arguments))} ended with {done.returncode}")
+        return done.stdout
+
+    return mmtune
 
 
 def row_folder(out, plan, name):

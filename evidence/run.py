@@ -12,17 +12,14 @@ run in.
 import argparse
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import statistics
-import subprocess
 import sys
 import tomllib
 
-from plans import rate_folder, row_folder, spread
+from plans import program, rate_folder, row_folder, spread
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("plan", type=pathlib.Path)
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/evidence"))
@@ -30,16 +27,9 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--only", help="the rows whose name contains this")
 parser.add_argument("--seeds", help="instead of the plan's: 1,2,3")
 options = parser.parse_args()
-program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
+mmtune = program(options.threads)
 plan = tomllib.loads(options.plan.read_text())
 seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else plan["seeds"]
-
-
-def mmtune(*arguments):
-    done = subprocess.run([str(program), "--threads", str(options.threads), *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"mmtune {' '.join(map(str, arguments))} ended with {done.returncode}")
-    return done.stdout
 
 
 def folder_of(row, learning_rate):

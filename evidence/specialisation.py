@@ -10,16 +10,13 @@ when one expert is switched off.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
-import subprocess
 import tempfile
 import tomllib
 
-from plans import chosen_rate, rate_folder, row_folder, spread
+from plans import chosen_rate, program, rate_folder, row_folder, spread
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("plan", type=pathlib.Path)
 parser.add_argument("rows", nargs="+")
@@ -27,15 +24,14 @@ parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/evide
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--limit", type=int, default=1000, help="test examples")
 options = parser.parse_args()
-program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
+mmtune = program(options.threads)
 plan = tomllib.loads(options.plan.read_text())
 
 
 def explained(run):
     with tempfile.TemporaryDirectory() as folder:
-        command = [program, "--threads", options.threads, "explain", run, *plan.get("eval", []), "--data", plan["test"], "--limit", options.limit,
-                   "--gallery", 0, "--out", pathlib.Path(folder) / "page.html", "--json"]
-        return json.loads(subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True).stdout)
+        return json.loads(mmtune("explain", run, *plan.get("eval", []), "--data", plan["test"], "--limit", options.limit, "--gallery", 0, "--out",
+                                 pathlib.Path(folder) / "page.html", "--json"))
 
 
 def runs_of(name):

@@ -11,14 +11,11 @@ seeds. What is done already is not done again.
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
-from plans import spread
+from plans import ROOT, program, spread
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("data/mnist_fsdd"))
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/tvp_sound"))
@@ -26,14 +23,7 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--seeds", default="1,2,3")
 parser.add_argument("--epochs", type=int, default=40, help="of every training; a tenth of them for a first look")
 options = parser.parse_args()
-program = pathlib.Path(os.environ.get("MMTUNE_BUILD", ROOT / "build")) / "mmtune"
-
-
-def mmtune(*arguments):
-    done = subprocess.run([str(program), "--threads", str(options.threads), *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"mmtune {' '.join(map(str, arguments))} ended with {done.returncode}")
-    return done.stdout
+mmtune = program(options.threads)
 
 
 def recordings(split):

@@ -106,7 +106,8 @@ void* TensorHeap::take(std::size_t bytes) {
   usage_.peak = std::max(usage_.peak, usage_.live);
   if (was_empty) {
     usage_.resident += size;
-    release_free_blocks(usage_.peak + usage_.peak / 16);
+    // With half of that, steps of MoPE with 64 experts gave back and cleared a gigabyte each.
+    release_free_blocks(usage_.peak + usage_.peak / 8);
   }
   return block->first;
 }

@@ -12,7 +12,7 @@ namespace mmtune::nn {
 
 /// One stretch of addresses, cut into blocks of whole pages: the smallest free block that is large enough is taken, neighbours that are
 /// free become one. The stretch grows where no block is large enough. Its memory never exceeds the most that was in use at any time by
-/// more than a sixteenth: beyond that, the pages of free blocks go back to the system. Safe to use from several threads.
+/// more than an eighth: beyond that, the pages of free blocks go back to the system. Safe to use from several threads.
 class TensorHeap {
  public:
   struct Usage {
