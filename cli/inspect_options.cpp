@@ -7,8 +7,8 @@
 #include "core/option_docs.h"
 #include "methods/tvp_recipe.h"
 #include "report/table.h"
-#include "train/answers_recipe.h"
-#include "train/pretrain_recipe.h"
+#include "train/pretrain/answers_recipe.h"
+#include "train/pretrain/recipe.h"
 #include "train/recipe.h"
 
 namespace mmtune::cli {

@@ -1,6 +1,6 @@
 // mmtune pretrain RECIPE.toml [key=value …]: trains a small backbone from nothing.
 
-#include "train/pretrain.h"
+#include "train/pretrain/pretrain.h"
 
 #include <filesystem>
 #include <memory>
@@ -9,8 +9,8 @@
 #include "commands.h"
 #include "core/log.h"
 #include "core/recipe.h"
-#include "train/pretrain_answers.h"
-#include "train/pretrain_pairs.h"
+#include "train/pretrain/answers.h"
+#include "train/pretrain/pairs.h"
 
 namespace mmtune::cli {
 

@@ -5,9 +5,9 @@
 #include "core/option_docs.h"
 #include "methods/tvp_recipe.h"
 #include "print.h"
-#include "train/answers_recipe.h"
-#include "train/pairs_recipe.h"
-#include "train/pretrain_recipe.h"
+#include "train/pretrain/answers_recipe.h"
+#include "train/pretrain/pairs_recipe.h"
+#include "train/pretrain/recipe.h"
 #include "train/recipe.h"
 
 namespace mmtune::cli {
