@@ -7,8 +7,9 @@ co-attention layers alone; what is below costs every row the same). Its deep pro
 layer, the 24 places that APT has.
 
 Every row is `mmtune cost --measure` of one expert on the same random checkpoint, training step and forward pass, in turns. The extra time of an
-expert is its time less that of the same backbone with one learned vector in front of the text, whose gradient goes through every block too and
-which costs nothing else. "own" is the extra time over the expert's own operations at the matrix-product rate of the same process.
+expert in a step is its time less that of the same backbone with one learned vector in front of the text, whose gradient goes through every
+block too and which costs nothing else; in a forward pass it is the median over neighbouring passes of one process with and without the
+expert. "own" is the extra time over the expert's own operations at the matrix-product rate of the same process.
 
 "deep prompts" are prompts that stand among the tokens of every block and pass through all of it, as published programs compute them; "keys and
 values for every example" leaves out what nobody reads of them, "keys and values once" shares them between the examples of a batch. All are exact.
@@ -133,7 +134,8 @@ with tempfile.TemporaryDirectory() as folder:
         recipes[name].write_text(f'[backbone]\nmain = "{model}"\n[expert]\n{expert}\n[data]\ntrain = "none.jsonl"\n')
     for kind, flags in {"training step": [], "forward pass": ["--inference"]}.items():
         rounds = [{name: step_of(recipe, *flags) for name, recipe in recipes.items()} for _ in range(options.rounds)]
-        extra = {name: [one[name]["step"]["seconds"] - one["frozen"]["step"]["seconds"] for one in rounds] for name in EXPERTS}
+        extra = {name: [one[name]["step"].get("extra_seconds", one[name]["step"]["seconds"] - one["frozen"]["step"]["seconds"]) for one in rounds]
+                 for name in EXPERTS}
         row = {"work": f"{described}, batch {options.batch}, {TEXT} tokens, {options.prompts} prompts: {kind}"}
         row["over_bound"] = {name: round(statistics.median(one[name]["step"]["seconds"] / one[name]["step"]["bound_seconds"] for one in rounds), 3) for name in EXPERTS}
         row["over_frozen"] = {name: round(statistics.median(one[name]["step"]["seconds"] / one["frozen"]["step"]["seconds"] for one in rounds), 3) for name in EXPERTS}

@@ -42,13 +42,15 @@ Json to_json(const train::Cost& cost) {
     json["prompts"] = {
         {"places", cost.prompts->places}, {"prompts", cost.prompts->prompts}, {"rank", cost.prompts->rank}, {"forms", forms}};
   }
-  if (cost.step)
+  if (cost.step) {
     json["step"] = {{"seconds", cost.step->seconds},
                     {"bound_seconds", cost.step->bound_seconds},
                     {"ratio", cost.step->seconds / cost.step->bound_seconds},
                     {"gemm_flops", cost.step->gemm_flops},
                     {"peak_bytes", cost.step->peak_bytes},
                     {"steps", cost.step->steps}};
+    if (cost.step->extra_seconds) json["step"]["extra_seconds"] = *cost.step->extra_seconds;
+  }
   return json;
 }
 
@@ -63,9 +65,11 @@ report::Table to_table(const std::vector<train::Cost>& costs) {
                                          {"training", Align::right},
                                          {"state", Align::right}};
   const bool measured = costs.front().step.has_value();
+  const bool inferred = measured && costs.front().step->extra_seconds.has_value();
   if (measured) {
-    for (const char* title : {"step", "× bound", "peak"}) columns.push_back({title, Align::right});
+    for (const char* title : {inferred ? "pass" : "step", "× bound", "peak"}) columns.push_back({title, Align::right});
   }
+  if (inferred) columns.push_back({"of it experts", Align::right});
   report::Table table(columns);
   for (const train::Cost& cost : costs) {
     const double share = 100.0 * static_cast<double>(cost.expert_parameters) / static_cast<double>(cost.backbone_parameters);
@@ -82,6 +86,7 @@ report::Table to_table(const std::vector<train::Cost>& costs) {
       cells.emplace_back(report::fixed(cost.step->seconds / cost.step->bound_seconds, 2));
       cells.emplace_back(report::human_bytes(static_cast<double>(cost.step->peak_bytes)));
     }
+    if (inferred) cells.emplace_back(report::fixed(100 * *cost.step->extra_seconds / cost.step->seconds, 1) + " %");
     table.add(std::move(cells));
   }
   return table;

@@ -155,26 +155,41 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
     clip_gradient(model.parameters().gradients(), recipe.train.clip);
     optimiser->step(step, recipe.train.lr);
   };
+  const auto infer = [&] {
+    const at::NoGradGuard no_gradients;
+    for (std::int64_t pass = 0; pass < passes; ++pass) model.forward(batch, context);
+  };
+  const auto timed = [&](const auto& work) {
+    const auto start = Clock::now();
+    work();
+    finish_work(model.device());
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const auto enable_experts = [&](bool enabled) {
+    for (const auto& tower : model.towers())
+      for (const auto& expert : tower->experts()) expert->set_enabled(enabled);
+  };
   StepCost cost;
-  std::vector<double> seconds, rates;
+  std::vector<double> seconds, rates, extra;
   constexpr std::int64_t warm_up = 2;
   for (std::int64_t step = 0; step < options.measure + warm_up; ++step) {
     context.generator = generator_on(model.device(), static_cast<std::uint64_t>(step));
-    const auto start = Clock::now();
+    const double with = timed([&] { options.inference ? infer() : learn(step); });
     if (options.inference) {
-      const at::NoGradGuard no_gradients;
-      for (std::int64_t pass = 0; pass < passes; ++pass) model.forward(batch, context);
-    } else {
-      learn(step);
+      // A difference of two runs would drown in what the machine does meanwhile.
+      enable_experts(false);
+      const double without = timed(infer);
+      enable_experts(true);
+      if (step >= warm_up) extra.push_back(with - without);
     }
-    finish_work(model.device());
     if (step < warm_up) continue;
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    seconds.push_back(with);
     // The yardstick is taken between the steps, so that a machine that slows down slows both.
     rates.push_back(gemm_rate(rows, width, model.device()));
   }
   cost.peak_bytes = peak_memory();
   cost.seconds = median(seconds);
+  if (!extra.empty()) cost.extra_seconds = median(extra);
   cost.gemm_flops = 2 * median(rates);
   cost.bound_seconds = 2 * static_cast<double>(passes) * (macs.forward + (options.inference ? 0.0 : macs.backward)) / cost.gemm_flops;
   cost.steps = options.measure;

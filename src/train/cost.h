@@ -29,6 +29,7 @@ struct StepCost {
   double gemm_flops = 0;        ///< 2 · multiply-accumulates a second
   std::int64_t peak_bytes = 0;  ///< of the whole process
   std::int64_t steps = 0;
+  std::optional<double> extra_seconds;  ///< of inference: what the experts add, the median over neighbouring passes with and without them
 };
 
 struct Cost {

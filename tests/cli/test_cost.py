@@ -53,6 +53,14 @@ def test_a_measured_step(mmtune, recipe):
     assert step["steps"] == 2 and step["seconds"] > 0 and step["gemm_flops"] > 0 and step["peak_bytes"] > 1 << 20
 
 
+def test_measured_passes_with_and_without_the_expert(mmtune, recipe):
+    arguments = ["--measure", "2", "--batch", "4", "--inference"]
+    step = price(mmtune, recipe, *arguments)[0]["step"]
+    assert step["steps"] == 2 and abs(step["extra_seconds"]) < step["seconds"]
+    assert "of it experts" in mmtune("cost", recipe, *arguments).stdout
+    assert "extra_seconds" not in price(mmtune, recipe, "--measure", "1", "--batch", "4")[0]["step"]
+
+
 def test_mistakes(mmtune, recipe):
     for arguments, part in ((["--tokens", "17"], "at most 16"), (["--compare", "lorra"], "did you mean"), (["--measure", "1", "--batch", "3", "train.accumulate=2"], "multiple of 2")):
         done = mmtune("cost", recipe, *arguments)
