@@ -2,6 +2,9 @@
 
     python evidence/run.py evidence/mope_easy_vqa.toml --out runs/evidence [--threads 2] [--only NAME] [--seeds 1,2,3]
 
+A row also says what an example costs, in millions of multiply-accumulates: a forward pass, and a step of training. Texts are taken to have the
+plan's `tokens` tokens (12).
+
 A plan names the test data, the seeds, overrides that all rows share, and rows: a recipe with overrides of its own. With `tune = [0.3, 1, 3]` a
 row first tries these multiples of its recipe's learning rate on the first seed, cut short by the plan's `trial` overrides if it has them, and keeps
 the one that the validation data likes best; a row with `like = "NAME"` takes that row's. What is done already is not done again: a row's runs stay
@@ -14,7 +17,6 @@ import hashlib
 import json
 import pathlib
 import shutil
-import statistics
 import sys
 import tomllib
 
@@ -93,14 +95,19 @@ def one(row, seed, learning_rate):
         metrics = json.loads(mmtune("eval", folder, "--data", plan["test"], *plan.get("eval", []), "--json"))
         record = json.loads((folder / "run.json").read_text())
         return {"metrics": {name: one["value"] for name, one in metrics["metrics"].items()}, "best": best_of(folder),
-                "trained": record["trainable_parameters"], "seconds": record["training_seconds"]}
+                "trained": record["trainable_parameters"]}
 
     overrides = [*overrides_of(row, learning_rate), f"train.seed={seed}"]
     return once(row, folder_of(row, learning_rate) / f"seed-{seed}", overrides, "evidence.json", evaluate)
 
 
-lines = [f"| {plan['title']} | trained parameters | learning rate | {' | '.join(plan['metrics'])} | training, relative |", "|---|---|---|" + "---|" * (len(plan["metrics"]) + 1)]
-first_seconds = None
+def cost_of(row, learning_rate):
+    """Millions of multiply-accumulates of an example: a forward pass, a step."""
+    cost = json.loads(mmtune("cost", row["recipe"], *overrides_of(row, learning_rate), "--tokens", plan.get("tokens", 12), "--json"))["costs"][0]
+    return (cost["forward_macs"] + cost["expert_macs"]) / 1e6, cost["training_macs"] / 1e6
+
+
+lines = [f"| {plan['title']} | trained parameters | learning rate | {' | '.join(plan['metrics'])} | forward, M | training, M |", "|---|---|---|" + "---|" * (len(plan["metrics"]) + 2)]
 for row in plan["row"]:
     if options.only and options.only not in row["name"]:
         continue
@@ -108,9 +115,8 @@ for row in plan["row"]:
     runs = [one(row, seed, learning_rate) for seed in seeds]
     if seeds == plan["seeds"]:
         (row_folder(options.out, options.plan, row["name"]) / "row.json").write_text(json.dumps({"learning_rate": learning_rate}) + "\n")
-    seconds = statistics.median(run["seconds"] for run in runs)
-    first_seconds = first_seconds or seconds
     values = " | ".join(spread([run["metrics"][metric] for run in runs], 4) for metric in plan["metrics"])
-    lines.append(f"| {row['name']} | {runs[0]['trained']:,} | {learning_rate:.2g} | {values} | {seconds / first_seconds:.2f} |")
+    forward, training = cost_of(row, learning_rate)
+    lines.append(f"| {row['name']} | {runs[0]['trained']:,} | {learning_rate:.2g} | {values} | {forward:.0f} | {training:.0f} |")
     print(lines[-1], file=sys.stderr, flush=True)
 print("\n".join(lines))
