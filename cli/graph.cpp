@@ -25,7 +25,7 @@ using methods::TaskGraph;
 
 struct Options {
   std::string action;
-  std::vector<std::string> items, names, pair;
+  std::vector<std::string> items, names, modalities, pair;
   std::string graph = "graph.json", out, by = "similarity";
   std::optional<std::string> data, html, svg, png;
   std::string granularity = "sample", labels = "empirical", mode = "eval", profile = "standard";
@@ -106,11 +106,12 @@ int embed(const Options& options) {
 
 void add_runs(TaskGraph& graph, const Options& options) {
   need_items(options, 1, "run folders");
-  if (!options.names.empty() && options.names.size() != options.items.size())
-    throw UsageError({.what = "one name a run is needed",
-                      .where = "--name",
-                      .expected = std::to_string(options.items.size()),
-                      .got = std::to_string(options.names.size())});
+  for (const auto& [flag, given] : {std::pair("--name", &options.names), std::pair("--modality", &options.modalities)})
+    if (!given->empty() && given->size() != options.items.size())
+      throw UsageError({.what = "one a run is needed",
+                        .where = flag,
+                        .expected = std::to_string(options.items.size()),
+                        .got = std::to_string(given->size())});
   const EmbeddingOptions how = embedding_options(options);
   std::vector<methods::TaskEmbedding> embeddings;
   std::vector<std::string> names = options.names;
@@ -118,9 +119,11 @@ void add_runs(TaskGraph& graph, const Options& options) {
     embeddings.push_back(methods::TaskEmbedding::open(embedding_for(item, how, options)));
     if (options.names.empty()) names.push_back(embeddings.back().info().task);
   }
+  const std::size_t before = graph.size();
   Progress progress("comparing", 100, "%");
   graph.add(embeddings, names, [&](double share) { progress.update(static_cast<std::int64_t>(100 * share)); });
   progress.finish();
+  for (std::size_t i = 0; i < options.modalities.size(); ++i) graph.set_modality(before + i, options.modalities[i]);
 }
 
 int build(const Options& options) {
@@ -280,6 +283,8 @@ Command graph_command() {
             arguments.option("--graph", &options->graph, {.help = "the graph that is read (and written, without --out)", .value = "FILE"});
             arguments.option("--out", &options->out, {.help = "what is written", .value = "FILE"});
             arguments.option("--name", &options->names, {.help = "a task's name, one a run; else the run folder's", .value = "NAME"});
+            arguments.option("--modality", &options->modalities,
+                             {.help = "what a task reads, one a run; else all that its backbone does", .value = "NAME"});
             arguments.option("-k", &options->k, {.help = "neighbours of a task", .value = "N", .min = 1});
             arguments.option("--by", &options->by,
                              {.help = "what neighbours are ranked by", .value = "WHAT", .choices = {"similarity", "cosine"}});

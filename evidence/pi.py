@@ -67,7 +67,8 @@ def library():
         trained(folder, task, options.library_steps)
     graph = options.out / "library.json"
     if not graph.exists():
-        mmtune("graph", "build", *runs.values(), "--samples", options.samples, "--out", graph)
+        kinds = (part for modality in modalities.values() for part in ("--modality", modality))
+        mmtune("graph", "build", *runs.values(), *kinds, "--samples", options.samples, "--out", graph)
         mmtune("graph", "show", "--graph", graph, *(part for end in ("html", "svg", "png") for part in (f"--{end}", graph.with_suffix(f".{end}"))))
     return runs, json.loads(mmtune("graph", "show", "--graph", graph, "--json"))
 

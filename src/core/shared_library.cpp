@@ -25,7 +25,10 @@ std::optional<SharedLibrary> SharedLibrary::open(const std::string& file, std::s
 SharedLibrary::SharedLibrary(const std::string& file, const std::string& package)
     : file_(file), handle_(::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL)) {
   if (handle_ == nullptr)
-    throw Error({.what = "cannot load the library", .where = file, .hint = "install it with: sudo apt-get install " + package});
+    throw Error({.what = "cannot load the library",
+                 .where = file,
+                 .got = last_reason(),
+                 .hint = "install it with: sudo apt-get install " + package});
 }
 
 void* SharedLibrary::address(const char* name) const {

@@ -53,6 +53,9 @@ class TaskGraph {
   void add(const std::vector<TaskEmbedding>& embeddings, const std::vector<std::string>& names,
            const std::function<void(double share)>& notice = {});
 
+  /// What the task is about, where its backbone reads more than that; pictures of the graph are coloured by it.
+  void set_modality(std::size_t task, std::string modality) { tasks_.at(task).info.modality = std::move(modality); }
+
   std::size_t size() const { return tasks_.size(); }
   const std::vector<GraphTask>& tasks() const { return tasks_; }
   double similarity(std::size_t i, std::size_t j) const { return pair(i, j).similarity; }

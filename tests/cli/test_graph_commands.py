@@ -197,6 +197,16 @@ class Page(HTMLParser):
         self.text += data
 
 
+def test_modalities_are_those_that_are_said(world, tmp_path):
+    graph = tmp_path / "graph.json"
+    build(world, graph, "--modality", "sound", "--modality", "text", "--modality", "sound")
+    table = mmtune("graph", "show", "--graph", graph, check=0).stdout
+    assert table.count("sound") == 2
+    mmtune("graph", "show", "--graph", graph, "--svg", tmp_path / "g.svg", check=0)
+    assert "(sound)" in (tmp_path / "g.svg").read_text()
+    assert "--modality" in mmtune("graph", "build", *runs(world), "--modality", "text", "--out", graph, check=2).stderr
+
+
 def test_pictures_and_page(world, tmp_path):
     import io
 
