@@ -65,6 +65,7 @@ class Trainer {
   bool judge_targets();
   bool evaluation_is_due() const;
   bool evaluate_now();
+  bool validate();
   bool checkpoint_is_due() const;
   void save(const std::filesystem::path& path, const std::vector<nn::NamedTensor>& optimiser);
   void save_checkpoint();
@@ -158,6 +159,8 @@ void Trainer::resume_or_begin() {
   if (!fresh_) {
     state_ = load_state(run_.last(), identity_, training_.model->parameters(), optimiser_->state());
     run_.rewind_metrics(state_.step, state_.evaluated_step);
+    const Json before = std::filesystem::exists(run_.record()) ? run_.read_record() : Json::object();
+    if (before.contains("target_alone")) record_["target_alone"] = before["target_alone"];
     log_info("resuming at step " + std::to_string(state_.step) + " of " + std::to_string(total_steps_));
   } else {
     run_.rewind_metrics(0, -1);
@@ -294,12 +297,13 @@ bool Trainer::judge_targets() {
   const at::Tensor start = training_.model->parameters().values().clone();
   for (experts::Interpolated* one : averaged) one->choose(*one->target());
   log_info("the target's own expert:");
-  const bool done = evaluate_now();
+  const bool done = validate();
   const at::NoGradGuard no_grad;
   training_.model->parameters().values().copy_(start);
   if (!done) return false;
   record_["target_alone"] = {{"metric", training_.metric}, {"value", state_.best_metric}};
-  // The checkpoint of step 0 is that of the start.
+  run_.write_record(record_);
+  // Not before the start is back: the checkpoint of step 0 is that of the start.
   save_checkpoint();
   return true;
 }
@@ -313,6 +317,13 @@ bool Trainer::evaluation_is_due() const {
 
 /// False where a signal ended it early: it is then as if it had not begun.
 bool Trainer::evaluate_now() {
+  if (!validate()) return false;
+  save_checkpoint();
+  return true;
+}
+
+/// The same without a checkpoint.
+bool Trainer::validate() {
   training_.model->before_pass();
   const std::int64_t batch = recipe_.train.eval_batch > 0 ? recipe_.train.eval_batch : recipe_.train.batch;
   ForwardOptions options{.batch = batch,
@@ -342,7 +353,6 @@ bool Trainer::evaluate_now() {
     if (one.name == training_.metric || one.name == "loss") line += "valid " + one.name + " " + report::fixed(one.value) + "  ";
   log_info(line + (better ? "(best so far)" : ""));
   if (better) save(run_.best(), {});
-  save_checkpoint();
   return true;
 }
 

@@ -126,7 +126,8 @@ def test_training_from_class_prompts(work):
     run = train(work, "tuned", head={"kind": "zero_shot", "templates": ["a {} box", "the {} ball"]}, train={"epochs": 50})
     tuned = json.loads(mmtune("eval", run, "--data", data, "--json", check=0).stdout)["metrics"]
     asked = json.loads(mmtune("eval", work / "clip", "--data", data, "--json", check=0).stdout)["metrics"]
-    assert tuned["loss"]["value"] < 0.5 * asked["loss"]["value"]
+    # The scale of the logits is the checkpoint's, so that the loss has a floor above 0.
+    assert tuned["loss"]["value"] < 0.7 * asked["loss"]["value"]
     assert tuned["accuracy"]["value"] > 0.9
 
 

@@ -24,7 +24,7 @@ T5 = {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2
 QFORMER = {"model_type": "blip_2_qformer", "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
            "encoder_hidden_size": 32, "cross_attention_frequency": 1, "vocab_size": 40, "max_position_embeddings": 32}
 CLIP_TEXT = {"model_type": "clip_text_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+             "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 1}
 
 
 def config_of(kind, words):
@@ -52,11 +52,11 @@ def pictures(tmp_path_factory):
     return write_jsonl(folder / "pictures.jsonl", rows), manifest
 
 
-def recipe(tmp_path, pictures, kind, steps=60):
+def recipe(tmp_path, pictures, kind, steps=60, lr=5e-3):
     words = write_tokenizer(tmp_path / "tokenizer")
     if kind == "clip":
         made = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())
-        made["post_processor"] = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0], "trim_offsets": False, "add_prefix_space": False}
+        made["post_processor"] = {"type": "RobertaProcessing", "sep": ["<unk>", 3], "cls": ["<s>", 0], "trim_offsets": False, "add_prefix_space": False}
         (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(made))
     (tmp_path / "model.json").write_text(json.dumps(config_of(kind, words)))
     path = tmp_path / "recipe.toml"
@@ -71,7 +71,7 @@ tokenizer = "{tmp_path / 'tokenizer'}"
 [train]
 steps = {steps}
 batch = 16
-lr = 5e-3
+lr = {lr}
 threads = 1
 log_every = 1
 seed = 1
@@ -86,9 +86,11 @@ def losses(run):
 
 @pytest.mark.parametrize("kind", ["llava", "opt", "t5", "clip"])
 def test_the_loss_falls_and_the_model_opens(tmp_path, pictures, kind):
-    mmtune("pretrain", recipe(tmp_path, pictures, kind), "--out", tmp_path / "run", check=0)
+    # For its first hundred steps a CLIP gives all texts one embedding, and with longer ones it stays there.
+    steps, lr = (400, 1e-3) if kind == "clip" else (60, 5e-3)
+    mmtune("pretrain", recipe(tmp_path, pictures, kind, steps, lr), "--out", tmp_path / "run", check=0)
     seen = losses(tmp_path / "run")
-    assert len(seen) == 60 and sum(seen[-10:]) < 0.8 * sum(seen[:10])
+    assert len(seen) == steps and sum(seen[-10:]) < 0.8 * sum(seen[:10])
     model = tmp_path / "run" / "model"
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= {file.name for file in model.iterdir()}
     assert all(str(tensor.dtype) == "float16" for tensor in load_file(model / "model.safetensors").values())
