@@ -77,8 +77,7 @@ def methods(target, size, seed, runs):
     """Name of a method → its numbers, for one target, size and seed."""
     half = sizes[size]
     base = options.out / target / f"{size or 'all'}-shots"
-    data = (f"data.shots={size}", f"data.shot_seed={seed}", f"train.seed={seed}")
-    first = (f"data.shots={size}", f"data.shot_seed={seeds[0]}", f"train.seed={seeds[0]}")
+    data, first = ((f"data.shots={size}", f"data.shot_seed={number}", f"train.seed={number}") for number in (seed, seeds[0]))
     rate = best_rate(EXPERT_RATES, lambda lr: trained(base / f"seed-{seeds[0]}" / f"own-{lr:g}", target, half, *first, f"train.lr={lr:g}"))
     full = best_rate(FULL_RATES, lambda lr: trained(base / f"seed-{seeds[0]}" / f"full-{lr:g}", target, 2 * half, *first, f"train.lr={lr:g}",
                                                     "expert={method='full'}"))

@@ -32,6 +32,11 @@ def write_processor(folder, side, **changes):
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(config | CLIP_NORM | changes))
 
 
+def write_blip_processor(folder, side):
+    write_processor(folder, side, image_processor_type="BlipImageProcessor", size={"height": side, "width": side}, do_center_crop=None,
+                    crop_size=None)
+
+
 def _randomise(model, seed, scale):
     import torch
 
@@ -75,8 +80,7 @@ def make_blip2(folder, seed=0, side=28, language="opt", scale=0.12):
     model = Blip2ForConditionalGeneration(config).eval()
     _randomise(model, seed, scale)
     model.save_pretrained(folder)
-    write_processor(folder, side, image_processor_type="BlipImageProcessor", size={"height": side, "width": side}, do_center_crop=None,
-                    crop_size=None)
+    write_blip_processor(folder, side)
     return Path(folder)
 
 
@@ -99,8 +103,7 @@ def make_instructblip(folder, seed=0, side=28, scale=0.12):
     model = InstructBlipForConditionalGeneration(config).eval()
     _randomise(model, seed, scale)
     model.save_pretrained(folder)
-    write_processor(folder, side, image_processor_type="BlipImageProcessor", size={"height": side, "width": side}, do_center_crop=None,
-                    crop_size=None)
+    write_blip_processor(folder, side)
     return Path(folder)
 
 
