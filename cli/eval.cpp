@@ -7,7 +7,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "methods/tvp_train.h"
+#include "methods/tvp_run.h"
 #include "model_options.h"
 #include "print.h"
 #include "prompted_run.h"

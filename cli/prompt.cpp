@@ -20,7 +20,7 @@
 #include "methods/classifier_transfer.h"
 #include "methods/picture_norm.h"
 #include "methods/prompt_views.h"
-#include "methods/tvp_train.h"
+#include "methods/tvp_run.h"
 #include "methods/tvp_transfer.h"
 #include "nn/weights.h"
 #include "print.h"

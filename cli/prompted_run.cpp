@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "methods/tvp_train.h"
+#include "methods/tvp_run.h"
 #include "methods/tvp_transfer.h"
 #include "print.h"
 #include "report/table.h"

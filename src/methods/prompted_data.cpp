@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -87,6 +88,19 @@ std::vector<std::string> spoken_names(const TvpQuestionSection& section, const s
     names.push_back(named == section.names.end() ? label : named->second);
   }
   return names;
+}
+
+Captions captions_of(const TvpRecipe& recipe, const data::Dataset& dataset) {
+  const std::vector<std::string> names = spoken_names(recipe.question, dataset.classes);
+  Captions captions;
+  std::map<std::string, std::int64_t> rows;
+  for (const data::Example& example : dataset.examples) {
+    const std::string text = filled(recipe.expert.caption, names[static_cast<std::size_t>(example.labels.front())], example);
+    const auto [found, fresh] = rows.try_emplace(text, static_cast<std::int64_t>(captions.texts.size()));
+    if (fresh) captions.texts.push_back(text);
+    captions.row_of.push_back(found->second);
+  }
+  return captions;
 }
 
 Questions::Questions(const TvpQuestionSection& section, PromptTask task, const backbones::MultimodalText& text,

@@ -65,4 +65,12 @@ class Questions {
 /// How a class is said: its name, or what question.names has for it. Throws UsageError for a name of what is no class.
 std::vector<std::string> spoken_names(const TvpQuestionSection& section, const std::vector<std::string>& classes);
 
+/// The captions of a data set's examples, each distinct one once; example i has text row_of[i].
+struct Captions {
+  std::vector<std::string> texts;
+  std::vector<std::int64_t> row_of;
+};
+/// Throws as spoken_names and filled.
+Captions captions_of(const TvpRecipe& recipe, const data::Dataset& dataset);
+
 }  // namespace mmtune::methods

@@ -15,7 +15,7 @@
 #include "core/log.h"
 #include "data/prefetch.h"
 #include "io/checkpoint.h"
-#include "methods/tvp_train.h"
+#include "methods/tvp_run.h"
 #include "report/answers.h"
 #include "train/run_folder.h"
 

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
-#include <map>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -57,24 +56,6 @@ experts::PixelPrompt first_prompt(const TvpRecipe& recipe) {
                       .got = said(got)});
   }
   return std::move(stored.prompt);
-}
-
-/// The examples' captions, each distinct one once.
-struct Captions {
-  std::vector<std::string> texts;
-  std::vector<std::int64_t> row_of;
-};
-Captions captions_of(const TvpRecipe& recipe, const data::Dataset& dataset) {
-  const std::vector<std::string> names = spoken_names(recipe.question, dataset.classes);
-  Captions captions;
-  std::map<std::string, std::int64_t> rows;
-  for (const data::Example& example : dataset.examples) {
-    const std::string text = filled(recipe.expert.caption, names[static_cast<std::size_t>(example.labels.front())], example);
-    const auto [found, fresh] = rows.try_emplace(text, static_cast<std::int64_t>(captions.texts.size()));
-    if (fresh) captions.texts.push_back(text);
-    captions.row_of.push_back(found->second);
-  }
-  return captions;
 }
 
 Json describe(const data::Dataset& dataset) {
@@ -444,30 +425,6 @@ train::TrainOutcome train_prompt(TvpRecipe& recipe, const train::TrainOptions& o
     trainer.note_failure(error.what());
     throw;
   }
-}
-
-bool is_tvp_run(const std::filesystem::path& path) {
-  std::error_code ignored;
-  const std::filesystem::path recipe = path / "recipe.toml";
-  return std::filesystem::is_regular_file(recipe, ignored) && is_tvp_recipe(load_recipe(recipe));
-}
-
-TvpRun open_tvp_run(const std::filesystem::path& path, std::span<const std::string> assignments) {
-  const train::RunFolder folder = train::RunFolder::open(path);
-  TvpRecipe recipe = read_tvp_recipe(folder.recipe(), assignments);
-  Json record = folder.read_record();
-  if (!std::filesystem::exists(folder.experts() / "adapter_config.json"))
-    throw Error({.what = "the run holds no prompt yet",
-                 .where = path.string(),
-                 .expected = "a finished training",
-                 .hint = "go on with: mmtune train " + folder.recipe().string() + " --out " + path.string() + " --resume"});
-  TvpRun run{std::move(recipe), std::move(record), experts::load_prompt(folder.experts()), {}};
-  try {
-    run.classes = run.record.at("classes").get<std::vector<std::string>>();
-  } catch (const Json::exception&) {
-    throw Error({.what = "the run's record is damaged (classes)", .where = folder.record().string()});
-  }
-  return run;
 }
 
 }  // namespace mmtune::methods

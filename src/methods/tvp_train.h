@@ -1,12 +1,6 @@
 #pragma once
-// Training of a visual prompt through frozen multimodal language models into a run folder, and such a run opened for questions.
+// Training of a visual prompt through frozen multimodal language models into a run folder.
 
-#include <filesystem>
-#include <span>
-#include <string>
-#include <vector>
-
-#include "experts/visual_prompt.h"
 #include "methods/tvp_recipe.h"
 #include "train/train.h"
 
@@ -17,17 +11,5 @@ namespace mmtune::methods {
 /// never stopped. Throws Error: bad data, a loss that is not finite (naming the examples), a folder that is in use, exists or cannot be
 /// written, several processes (UsageError).
 train::TrainOutcome train_prompt(TvpRecipe& recipe, const train::TrainOptions& options, train::Communicator& all);
-
-/// Whether `path` is the run folder of a visual prompt.
-bool is_tvp_run(const std::filesystem::path& path);
-
-struct TvpRun {
-  TvpRecipe recipe;
-  Json record;
-  experts::StoredPrompt prompt;
-  std::vector<std::string> classes;
-};
-/// Throws Error where the training left no prompt yet. `assignments` change the recipe.
-TvpRun open_tvp_run(const std::filesystem::path& path, std::span<const std::string> assignments = {});
 
 }  // namespace mmtune::methods
