@@ -8,8 +8,9 @@ layer, the 24 places that APT has.
 
 Every row is `mmtune cost --measure` of one expert on the same random checkpoint, training step and forward pass, in turns. The extra time of an
 expert in a step is its time less that of the same backbone with one learned vector in front of the text, whose gradient goes through every
-block too and which costs nothing else; in a forward pass it is the median over neighbouring passes of one process with and without the
-expert. "own" is the extra time over the expert's own operations at the matrix-product rate of the same process.
+block too and which costs nothing else; in a forward pass it is its time less that of passes without the expert, in turns with them in one
+process. Such differences are small, so they are taken between the fastest steps of all rounds: other work on a machine slows a step and never
+hastens one. "own" is the extra time over the expert's own operations at the fastest rate of matrix products.
 
 "deep prompts" are prompts that stand among the tokens of every block and pass through all of it, as published programs compute them; "keys and
 values for every example" leaves out what nobody reads of them, "keys and values once" shares them between the examples of a batch. All are exact.
@@ -134,15 +135,21 @@ with tempfile.TemporaryDirectory() as folder:
         recipes[name].write_text(f'[backbone]\nmain = "{model}"\n[expert]\n{expert}\n[data]\ntrain = "none.jsonl"\n')
     for kind, flags in {"training step": [], "forward pass": ["--inference"]}.items():
         rounds = [{name: step_of(recipe, *flags) for name, recipe in recipes.items()} for _ in range(options.rounds)]
-        extra = {name: [one[name]["step"].get("extra_seconds", one[name]["step"]["seconds"] - one["frozen"]["step"]["seconds"]) for one in rounds]
-                 for name in EXPERTS}
+        steps = {name: [one[name]["step"] for one in rounds] for name in EXPERTS}
+        fastest = {name: min(step["fastest_seconds"] for step in found) for name, found in steps.items()}
+        # What a pass without the expert took is the pass less what the expert added.
+        without = {name: min(step["fastest_seconds"] - step["extra_seconds"] for step in found) if flags else fastest["frozen"]
+                   for name, found in steps.items()}
+        extra = {name: fastest[name] - without[name] for name in EXPERTS}
+        rate = max(step["fastest_gemm_flops"] for found in steps.values() for step in found)
         row = {"work": f"{described}, batch {options.batch}, {TEXT} tokens, {options.prompts} prompts: {kind}"}
         row["over_bound"] = {name: round(statistics.median(one[name]["step"]["seconds"] / one[name]["step"]["bound_seconds"] for one in rounds), 3) for name in EXPERTS}
         row["over_frozen"] = {name: round(statistics.median(one[name]["step"]["seconds"] / one["frozen"]["step"]["seconds"] for one in rounds), 3) for name in EXPERTS}
         # Forward and backward of an expert of which everything learns: three times its forward operations.
         passes = 1 if flags else 3
-        own = [2 * passes * options.batch * one["APT"]["expert_macs"] / one["APT"]["step"]["gemm_flops"] for one in rounds]
-        row["apt_extra_over_own"] = round(statistics.median(a / b for a, b in zip(extra["APT"], own)), 3)
-        row["apt_extra_over"] = {name: round(statistics.median(a / b for a, b in zip(extra["APT"], extra[name])), 3) for name in list(EXPERTS)[2:]}
+        own = 2 * passes * options.batch * rounds[0]["APT"]["expert_macs"] / rate
+        row["apt_extra_over_own"] = round(extra["APT"] / own, 3)
+        row["apt_extra_over"] = {name: round(extra["APT"] / extra[name], 3) for name in list(EXPERTS)[2:]}
+        row["extra_over_frozen"] = {name: round(extra[name] / without[name], 3) for name in EXPERTS}
         row["seconds"] = {name: [round(one[name]["step"]["seconds"], 4) for one in rounds] for name in EXPERTS}
         print(json.dumps(row), flush=True)

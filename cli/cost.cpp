@@ -47,6 +47,8 @@ Json to_json(const train::Cost& cost) {
                     {"bound_seconds", cost.step->bound_seconds},
                     {"ratio", cost.step->seconds / cost.step->bound_seconds},
                     {"gemm_flops", cost.step->gemm_flops},
+                    {"fastest_seconds", cost.step->fastest_seconds},
+                    {"fastest_gemm_flops", cost.step->fastest_gemm_flops},
                     {"peak_bytes", cost.step->peak_bytes},
                     {"steps", cost.step->steps}};
     if (cost.step->extra_seconds) json["step"]["extra_seconds"] = *cost.step->extra_seconds;
@@ -86,7 +88,7 @@ report::Table to_table(const std::vector<train::Cost>& costs) {
       cells.emplace_back(report::fixed(cost.step->seconds / cost.step->bound_seconds, 2));
       cells.emplace_back(report::human_bytes(static_cast<double>(cost.step->peak_bytes)));
     }
-    if (inferred) cells.emplace_back(report::fixed(100 * *cost.step->extra_seconds / cost.step->seconds, 1) + " %");
+    if (inferred) cells.emplace_back(report::fixed(100 * *cost.step->extra_seconds / cost.step->fastest_seconds, 1) + " %");
     table.add(std::move(cells));
   }
   return table;

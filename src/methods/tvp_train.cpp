@@ -18,6 +18,7 @@
 #include "core/version.h"
 #include "data/batching.h"
 #include "data/prefetch.h"
+#include "experts/visual_prompt.h"
 #include "io/checkpoint.h"
 #include "methods/tvp_objective.h"
 #include "report/table.h"

@@ -170,17 +170,17 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
       for (const auto& expert : tower->experts()) expert->set_enabled(enabled);
   };
   StepCost cost;
-  std::vector<double> seconds, rates, extra;
+  std::vector<double> seconds, rates, without;
   constexpr std::int64_t warm_up = 2;
   for (std::int64_t step = 0; step < options.measure + warm_up; ++step) {
     context.generator = generator_on(model.device(), static_cast<std::uint64_t>(step));
     const double with = timed([&] { options.inference ? infer() : learn(step); });
     if (options.inference) {
-      // A difference of two runs would drown in what the machine does meanwhile.
+      // In turns: processes of their own differ by more than experts cost.
       enable_experts(false);
-      const double without = timed(infer);
+      const double alone = timed(infer);
       enable_experts(true);
-      if (step >= warm_up) extra.push_back(with - without);
+      if (step >= warm_up) without.push_back(alone);
     }
     if (step < warm_up) continue;
     seconds.push_back(with);
@@ -188,8 +188,10 @@ StepCost measure(const Recipe& recipe, Model& model, std::vector<OptimiserGroup>
     rates.push_back(gemm_rate(rows, width, model.device()));
   }
   cost.peak_bytes = peak_memory();
+  cost.fastest_seconds = *std::min_element(seconds.begin(), seconds.end());
+  cost.fastest_gemm_flops = 2 * *std::max_element(rates.begin(), rates.end());
+  if (!without.empty()) cost.extra_seconds = cost.fastest_seconds - *std::min_element(without.begin(), without.end());
   cost.seconds = median(seconds);
-  if (!extra.empty()) cost.extra_seconds = median(extra);
   cost.gemm_flops = 2 * median(rates);
   cost.bound_seconds = 2 * static_cast<double>(passes) * (macs.forward + (options.inference ? 0.0 : macs.backward)) / cost.gemm_flops;
   cost.steps = options.measure;

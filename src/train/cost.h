@@ -27,9 +27,11 @@ struct StepCost {
   double seconds = 0;           ///< median
   double bound_seconds = 0;     ///< the step's operations at the matrix-product rate of this run
   double gemm_flops = 0;        ///< 2 · multiply-accumulates a second
+  double fastest_seconds = 0;   ///< what the machine does meanwhile slows a step and never hastens one
+  double fastest_gemm_flops = 0;
   std::int64_t peak_bytes = 0;  ///< of the whole process
   std::int64_t steps = 0;
-  std::optional<double> extra_seconds;  ///< of inference: what the experts add, the median over neighbouring passes with and without them
+  std::optional<double> extra_seconds;  ///< of inference: what the experts add, from the fastest of as many passes without them
 };
 
 struct Cost {
