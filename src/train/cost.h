@@ -24,10 +24,10 @@ struct CostOptions {
 
 /// A training step, or a pass of inference, on random inputs without padding, timed in this process.
 struct StepCost {
-  double seconds = 0;           ///< median
-  double bound_seconds = 0;     ///< the step's operations at the matrix-product rate of this run
-  double gemm_flops = 0;        ///< 2 · multiply-accumulates a second
-  double fastest_seconds = 0;   ///< what the machine does meanwhile slows a step and never hastens one
+  double seconds = 0;          ///< median
+  double bound_seconds = 0;    ///< the step's operations at the matrix-product rate of this run
+  double gemm_flops = 0;       ///< 2 · multiply-accumulates a second
+  double fastest_seconds = 0;  ///< what the machine does meanwhile slows a step and never hastens one
   double fastest_gemm_flops = 0;
   std::int64_t peak_bytes = 0;  ///< of the whole process
   std::int64_t steps = 0;
