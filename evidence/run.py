@@ -93,6 +93,8 @@ def learning_rate_of(row):
 def one(row, seed, learning_rate):
     def evaluate(folder):
         metrics = json.loads(mmtune("eval", folder, "--data", plan["test"], *plan.get("eval", []), "--json"))
+        if missing := set(plan["metrics"]) - set(metrics["metrics"]):
+            sys.exit(f"{options.plan}: no metric {', '.join(sorted(missing))}; there are {', '.join(metrics['metrics'])}")
         record = json.loads((folder / "run.json").read_text())
         return {"metrics": {name: one["value"] for name, one in metrics["metrics"].items()}, "best": best_of(folder),
                 "trained": record["trainable_parameters"]}
