@@ -16,6 +16,8 @@ import random
 
 from PIL import Image
 
+from plans import picture_of, rows_of
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("shared", type=pathlib.Path, help="folder of the data sets")
 parser.add_argument("prepared", type=pathlib.Path, help="folder with easy_vqa and mnist_fsdd, as their tools leave them")
@@ -27,16 +29,12 @@ options = parser.parse_args()
 SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def pictures(name, label="class_name", text="what is this?", **where):
     """Rows of a data set that keeps its pictures in archives; `text` may name a field."""
     folder = options.shared / name
     for row in rows_of(folder / "manifest.jsonl"):
         if all(row[key] == value for key, value in where.items()):
-            yield row["split"], {"text": row.get(text, text), "image": f"{(folder / row['shard']).resolve()}#{row['member']}", "label": str(row[label])}
+            yield row["split"], {"text": row.get(text, text), "image": picture_of(folder, row), "label": str(row[label])}
 
 
 def texts(name, text="{text}"):

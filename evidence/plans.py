@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: the program, where a plan's row lies, and how its seeds are summed up."""
+"""What the scripts of this folder share: the program, rows of data sets, where a plan's row lies, and how its seeds are summed up."""
 
 import json
 import os
@@ -21,6 +21,15 @@ def program(threads):
         return done.stdout
 
     return mmtune
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def picture_of(folder, row):
+    """A picture of a data set that keeps them in archives, as a manifest anywhere may name it."""
+    return f"{(folder / row['shard']).resolve()}#{row['member']}"
 
 
 def row_folder(out, plan, name):

@@ -16,7 +16,7 @@ import pathlib
 import statistics
 import sys
 
-from plans import ROOT, program, spread
+from plans import ROOT, picture_of, program, rows_of, spread
 
 WAYS = {"EVP": (0, 0), "FCA": (0.005, 0), "TSE": (0, 0.001), "TVP": (0.005, 0.001)}
 RATES = (1, 3, 10)
@@ -47,28 +47,22 @@ models = {pathlib.Path(name).name: folder_of(name) for name in options.models.sp
 first = next(iter(models))
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def examples(task):
     """Rows with split, picture and label (and text) of one task."""
     pack = options.data / {"flowers": "flowers5", "platelets": "bccd", "yes_no": "easy_vqa"}.get(task, task)
     if task != "yes_no":
         label = "count_platelets" if task == "platelets" else "class_name"
-        for row in lines(pack / "manifest.jsonl"):
+        for row in rows_of(pack / "manifest.jsonl"):
             # Recipes have candidates for up to six platelets.
             if task != "platelets" or row[label] <= 6:
-                yield {key: row[key] for key in ("id", "split", "member", "offset", "size")} | {"shard": str((pack / row["shard"]).resolve()), "label": str(row[label])}
+                yield {"id": row["id"], "split": row["split"], "image": picture_of(pack, row), "label": str(row[label])}
         return
-    pictures = {(row["split"], row["image_id"]): row for row in lines(pack / "images.jsonl")}
+    pictures = {(row["split"], row["image_id"]): picture_of(pack, row) for row in rows_of(pack / "images.jsonl")}
     for split in ("train", "test"):
-        rows = [row for row in lines(pack / f"questions_{split}.jsonl") if row["answer"] in ("yes", "no")]
+        rows = [row for row in rows_of(pack / f"questions_{split}.jsonl") if row["answer"] in ("yes", "no")]
         for number, row in enumerate(rows):
-            picture = pictures[split, row["image_id"]]
             kind = "val" if split == "train" and row["image_id"] % 20 == 0 else split
-            yield {"id": f"{split}/{number}", "split": kind, "text": row["question"], "label": row["answer"], "shard": str((pack / picture["shard"]).resolve()),
-                   "member": picture["member"], "offset": picture["offset"], "size": picture["size"]}
+            yield {"id": f"{split}/{number}", "split": kind, "text": row["question"], "image": pictures[split, row["image_id"]], "label": row["answer"]}
 
 
 def manifests(task):
@@ -87,18 +81,19 @@ def manifests(task):
     return paths
 
 
-def reading(paths):
-    """The changes of a recipe that make it read these manifests."""
+def reading(task):
+    """The changes of a recipe that make it read the task's manifests."""
+    paths = manifests(task)
     return [f"data.train={paths['train']}", f"data.valid={paths['valid']}", "data.columns={}", "data.train_where={}", "data.valid_where={}",
             "data.join=", "data.join_key=", "data.join_where={}", "data.valid_fraction=0", "data.limit=0"]
 
 
 def prompt(task, seed, name, sources, way, rate, *changes):
     """A run's folder; trained unless it was."""
-    out = options.out / task / f"seed-{seed}" / name
+    out = options.out / task / f"seed-{seed}" / f"{name}-{way}-{rate}"
     fca, tse = WAYS[way]
     through = ", ".join(f"{{ model = '{models[one]}' }}" for one in sources)
-    mmtune("train", ROOT / "recipes/tvp" / f"{RECIPES[task]}.toml", *reading(manifests(task)), f"source=[{through}]",
+    mmtune("train", ROOT / "recipes/tvp" / f"{RECIPES[task]}.toml", *reading(task), f"source=[{through}]",
            f"expert.fca={fca}", f"expert.tse={tse}", f"expert.caption_model={folder_of(options.caption_model)}", f"train.lr={rate}", f"train.seed={seed}",
            f"train.steps={options.steps}", *changes, "--out", out, "--resume")
     return out
@@ -106,7 +101,7 @@ def prompt(task, seed, name, sources, way, rate, *changes):
 
 def rate_of(task, source):
     def valid(rate):
-        run = prompt(task, seeds[0], f"{source}-EVP-{rate}", [source], "EVP", rate)
+        run = prompt(task, seeds[0], source, [source], "EVP", rate)
         return json.loads((run / "run.json").read_text())["valid"]["accuracy"]
 
     return max(RATES, key=valid)
@@ -117,19 +112,18 @@ def prompts_of(task, seed, rates):
     runs = {}
     for source in models:
         for way in WAYS:
-            name = f"{source}-EVP-{rates[source]}" if way == "EVP" else f"{source}-{way}"
-            runs[source, way] = prompt(task, seed, name, [source], way, rates[source])
+            runs[source, way] = prompt(task, seed, source, [source], way, rates[source])
     both = list(models)[:2]
-    runs[" and ".join(both), "TVP"] = prompt(task, seed, "both-TVP", both, "TVP", rates[first])
-    runs[f"{first}, a tenth of the data", "TVP"] = prompt(task, seed, f"{first}-TVP-tenth", [first], "TVP", rates[first], "data.train_fraction=0.1")
+    runs[" and ".join(both), "TVP"] = prompt(task, seed, "both", both, "TVP", rates[first])
+    runs[f"{first}, a tenth of the data", "TVP"] = prompt(task, seed, f"{first}-tenth", [first], "TVP", rates[first], "data.train_fraction=0.1")
     return runs
 
 
 def tuned_model(seed):
     """LoRA on the second model, for eurosat."""
-    out, paths = options.out / "eurosat" / f"seed-{seed}" / "lora", manifests("eurosat")
-    mmtune("train", ROOT / "recipes/tvp/eurosat_lora.toml", f"backbone.main={list(models.values())[1]}", f"data.train={paths['train']}", f"data.valid={paths['valid']}",
-           "data.columns={}", "data.train_where={}", "data.valid_where={}", f"train.steps={options.steps}", f"train.seed={seed}", "--out", out, "--resume")
+    out = options.out / "eurosat" / f"seed-{seed}" / "lora"
+    mmtune("train", ROOT / "recipes/tvp/eurosat_lora.toml", *reading("eurosat"), f"backbone.main={list(models.values())[1]}",
+           f"train.steps={options.steps}", f"train.seed={seed}", "--out", out, "--resume")
     return out
 
 

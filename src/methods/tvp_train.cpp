@@ -13,7 +13,6 @@
 #include "core/hash.h"
 #include "core/listed.h"
 #include "core/log.h"
-#include "core/recipe.h"
 #include "core/signals.h"
 #include "core/version.h"
 #include "data/batching.h"
