@@ -90,6 +90,7 @@ int run(const Options& options, const Session& session) {
   const train::TrainedRun opened = open_question(options.question, options.model.applied_to(options.question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   data::ReadOptions read = train::question_options_of(opened.recipe.data, options.question.data, *opened.task);
+  limit_as_asked(read, options.question.assignments, opened.recipe.data);
   if (!options.corrupt.empty()) read.corruption = vision::parse_corruption(options.corrupt, "--corrupt");
   const data::Dataset dataset = data::read_dataset(read);
   train::warn_of_skipped_rows(dataset);

@@ -12,6 +12,7 @@
 #include "print.h"
 #include "report/table.h"
 #include "train/machine.h"
+#include "zero_shot.h"
 
 namespace mmtune::cli {
 
@@ -54,6 +55,7 @@ int eval_prompted(const PromptedQuestion& question, const Session& session) {
   const methods::TvpRun run = methods::open_tvp_run(question.run, question.assignments);
   train::set_threads(session.threads > 0 ? session.threads : run.recipe.train.threads);
   data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, run.classes);
+  limit_as_asked(read, question.assignments, run.recipe.data);
   if (!question.corrupt.empty()) read.corruption = vision::parse_corruption(question.corrupt, "--corrupt");
   const data::Dataset dataset = data::read_dataset(read);
   const methods::PromptedModel model = open_model(question, run.recipe);
@@ -109,6 +111,7 @@ int predict_prompted(const PromptedQuestion& question, const Session& session) {
     dataset.examples.push_back(std::move(example));
   } else {
     data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, {});
+    limit_as_asked(read, question.assignments, run.recipe.data);
     read.require_labels = false;
     dataset = data::read_dataset(read);
   }

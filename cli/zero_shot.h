@@ -24,4 +24,7 @@ void declare_question(Arguments& arguments, Question& question);
 /// `assignments` change the recipe: those of the question, and what other options say.
 train::TrainedRun open_question(const Question& question, const std::vector<std::string>& assignments);
 
+/// A run's own data.limit was for its training: other data is read whole, unless `assignments` say the limit that the recipe has now.
+void limit_as_asked(data::ReadOptions& read, const std::vector<std::string>& assignments, const train::DataSection& recipe);
+
 }  // namespace mmtune::cli

@@ -46,7 +46,7 @@ def trained(folder, task, steps, *changes):
         data = options.tasks / task
         shutil.rmtree(folder, ignore_errors=True)
         mmtune("train", RECIPE, f"data.train={data / 'train.jsonl'}", f"data.valid={data / 'valid.jsonl'}", f"train.steps={steps}",
-               f"train.eval_every={max(steps // 2, 1)}", *changes, "--out", folder)
+               f"train.eval_every={max(steps // 2, 1)}", "backbone.matmul_precision=medium", *changes, "--out", folder)
         record = json.loads((folder / "run.json").read_text())
         metrics = json.loads(mmtune("eval", folder, "--data", data / "test.jsonl", "--json"))["metrics"]
         result.write_text(json.dumps({"accuracy": metrics["accuracy"]["value"], "valid": record["best"]["value"],

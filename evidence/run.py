@@ -3,7 +3,8 @@
     python evidence/run.py evidence/mope_easy_vqa.toml --out runs/evidence [--threads 2] [--only NAME] [--seeds 1,2,3]
 
 A row also says what an example costs, in millions of multiply-accumulates: a forward pass, and a step of training. Texts are taken to have the
-plan's `tokens` tokens (12).
+plan's `tokens` tokens (12). With `measure = 10` it says too what ten passes and ten steps took, in passes of the frozen backbone alone that were
+timed between them (the fastest of each).
 
 A plan names the test data, the seeds, overrides that all rows share, and rows: a recipe with overrides of its own. With `tune = [0.3, 1, 3]` a
 row first tries these multiples of its recipe's learning rate on the first seed, cut short by the plan's `trial` overrides if it has them, and keeps
@@ -109,7 +110,27 @@ def cost_of(row, learning_rate):
     return (cost["forward_macs"] + cost["expert_macs"]) / 1e6, cost["training_macs"] / 1e6
 
 
-lines = [f"| {plan['title']} | trained parameters | learning rate | {' | '.join(plan['metrics'])} | forward, M | training, M |", "|---|---|---|" + "---|" * (len(plan["metrics"]) + 2)]
+def times_of(row, learning_rate):
+    """A pass and a step, in passes of the backbone without the expert."""
+    def measured(*more):
+        told = mmtune("cost", row["recipe"], *overrides_of(row, learning_rate), "--tokens", plan.get("tokens", 12), "--measure", plan["measure"], *more, "--json")
+        return json.loads(told)["costs"][0]["step"]
+
+    whole = measured("--inference")
+    frozen = whole["fastest_seconds"] - whole.get("extra_seconds", 0)
+    return whole["fastest_seconds"] / frozen, measured()["fastest_seconds"] / frozen
+
+
+def costs_of(row, learning_rate):
+    """The last columns of a row."""
+    columns = [f"{macs:.0f}" for macs in cost_of(row, learning_rate)]
+    if "measure" in plan:
+        columns += [f"{times:.2f}" for times in times_of(row, learning_rate)]
+    return columns
+
+
+cost_names = ["forward, M", "training, M", *(["a pass, ×", "a step, ×"] if "measure" in plan else [])]
+lines = [f"| {plan['title']} | trained parameters | learning rate | {' | '.join(plan['metrics'] + cost_names)} |", "|---|---|---|" + "---|" * (len(plan["metrics"]) + len(cost_names))]
 for row in plan["row"]:
     if options.only and options.only not in row["name"]:
         continue
@@ -118,7 +139,6 @@ for row in plan["row"]:
     if seeds == plan["seeds"]:
         (row_folder(options.out, options.plan, row["name"]) / "row.json").write_text(json.dumps({"learning_rate": learning_rate}) + "\n")
     values = " | ".join(spread([run["metrics"][metric] for run in runs], 4) for metric in plan["metrics"])
-    forward, training = cost_of(row, learning_rate)
-    lines.append(f"| {row['name']} | {runs[0]['trained']:,} | {learning_rate:.2g} | {values} | {forward:.0f} | {training:.0f} |")
+    lines.append(f"| {row['name']} | {runs[0]['trained']:,} | {learning_rate:.2g} | {values} | {' | '.join(costs_of(row, learning_rate))} |")
     print(lines[-1], file=sys.stderr, flush=True)
 print("\n".join(lines))

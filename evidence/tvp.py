@@ -95,7 +95,7 @@ def prompt(task, seed, name, sources, way, rate, *changes):
     through = ", ".join(f"{{ model = '{models[one]}' }}" for one in sources)
     mmtune("train", ROOT / "recipes/tvp" / f"{RECIPES[task]}.toml", *reading(task), f"source=[{through}]",
            f"expert.fca={fca}", f"expert.tse={tse}", f"expert.caption_model={folder_of(options.caption_model)}", f"train.lr={rate}", f"train.seed={seed}",
-           f"train.steps={options.steps}", *changes, "--out", out, "--resume")
+           f"train.steps={options.steps}", "train.matmul_precision=medium", *changes, "--out", out, "--resume")
     return out
 
 
@@ -123,7 +123,7 @@ def tuned_model(seed):
     """LoRA on the second model, for eurosat."""
     out = options.out / "eurosat" / f"seed-{seed}" / "lora"
     mmtune("train", ROOT / "recipes/tvp/eurosat_lora.toml", *reading("eurosat"), f"backbone.main={list(models.values())[1]}",
-           f"train.steps={options.steps}", f"train.seed={seed}", "--out", out, "--resume")
+           f"train.steps={options.steps}", f"train.seed={seed}", "backbone.matmul_precision=medium", "--out", out, "--resume")
     return out
 
 

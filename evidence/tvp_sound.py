@@ -54,7 +54,7 @@ def swin(folder, seed):
 def train(recipe, out, *changes):
     if not (out / "head.safetensors").exists():
         mmtune("train", ROOT / recipe, *changes, f"data.train={train_data}", f"data.valid={valid_data}", "backbone.main_input=image",
-               f"train.epochs={options.epochs}", "--out", out, "--resume")
+               f"train.epochs={options.epochs}", "backbone.matmul_precision=medium", "--out", out, "--resume")
     return out
 
 

@@ -107,6 +107,21 @@ def make_instructblip(folder, seed=0, side=28, scale=0.12):
     return Path(folder)
 
 
+def make_causal(folder, family, seed=0, scale=0.12):
+    """A LLaMA or an OPT alone."""
+    import transformers
+
+    words = write_tokenizer(folder)
+    shape = {"LLaMA": dict(intermediate_size=64, num_key_value_heads=2, bos_token_id=0), "OPT": dict(ffn_dim=64, word_embed_proj_dim=32, bos_token_id=2)}[family]
+    name = family.replace("LLaMA", "Llama")
+    config = getattr(transformers, name + "Config")(vocab_size=words, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, eos_token_id=2,
+                                                    pad_token_id=1, max_position_embeddings=128, **shape)
+    model = getattr(transformers, name + "ForCausalLM")(config).eval()
+    _randomise(model, seed, scale)
+    model.save_pretrained(folder)
+    return Path(folder)
+
+
 def make_t5(folder, corpus, seed=0, scale=0.12):
     """A T5 with a tokenizer of whole words, whose texts end with </s>."""
     import torch

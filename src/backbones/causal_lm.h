@@ -9,6 +9,7 @@
 #include "backbones/cached_decoder.h"
 #include "backbones/config.h"
 #include "backbones/language_attention.h"
+#include "backbones/sequence_model.h"
 
 namespace mmtune::backbones {
 
@@ -28,9 +29,10 @@ struct LanguageRows {
   at::Tensor positions;  ///< [N] int64; undefined: counted, what is masked left out
 };
 
-class CausalLm : public Backbone {
+/// As a SequenceModel it is asked with a text's tokens as the tokenizer makes them, and says what follows them.
+class CausalLm : public Backbone, public SequenceModel {
  public:
-  std::int64_t vocabulary() const { return vocabulary_; }
+  std::int64_t vocabulary() const override { return vocabulary_; }
   std::int64_t embedding_width() const { return embedding_width_; }
   std::size_t block_count() const { return blocks_.size(); }
   bool has_head() const { return head_ != nullptr || tied_; }
@@ -50,12 +52,23 @@ class CausalLm : public Backbone {
   TensorMap forward_named(const TensorMap& inputs, const nn::Context& context) override;
   std::int64_t macs(std::int64_t tokens, bool read_first) const override;
 
+  SequenceTokens tokens() const override { return tokens_; }
+  std::int64_t longest_answer() const override { return positions_; }
+  void set_noise(const SequenceNoise& noise) override;
+  /// Throws Error on a question of fewer than two tokens, as begin() does.
+  at::Tensor taught(const ModelInputs& inputs, const std::vector<std::int64_t>& rows, const at::Tensor& said, const at::Tensor& wanted,
+                    const nn::Context& context) override;
+  std::unique_ptr<CachedDecoder> begin(const ModelInputs& inputs, const std::vector<std::int64_t>& rows,
+                                       const nn::Context& context) override;
+
   /// Refuses what the checkpoint lacks (nn::Weights::finish).
   void finish(const nn::Weights& weights) { report_ = weights.finish(); }
   /// Multiply-accumulates of the blocks over `tokens` rows, and of the head for `predicted` ones.
   std::int64_t reading_macs(std::int64_t tokens, std::int64_t predicted) const;
 
  protected:
+  /// The tokens with a meaning of their own; `usual`: where the configuration says nothing (padding -1: none).
+  void read_tokens(const Config& config, const SequenceTokens& usual);
   /// To be called by the constructors of families, when their parts are there.
   void finish_construction(const nn::Weights& body, const nn::Weights& head, bool tied);
   /// From embeddings [N, E] to the first block's rows [N, D].
@@ -73,6 +86,7 @@ class CausalLm : public Backbone {
 
  private:
   std::unique_ptr<nn::Linear> head_;
+  SequenceTokens tokens_;
   bool tied_ = false;
 };
 

@@ -41,6 +41,14 @@ double Config::number(const std::string& key, double fallback) const {
   return value->get<double>();
 }
 
+std::int64_t Config::token(const std::string& key, std::int64_t fallback) const {
+  const Json* value = find(key);
+  if (!value) return fallback;
+  if (value->is_array() && !value->empty()) value = &value->front();
+  if (!value->is_number_integer()) wrong(key, "a token's number, or a list of them");
+  return value->get<std::int64_t>();
+}
+
 bool Config::flag(const std::string& key, bool fallback) const {
   const Json* value = find(key);
   if (!value) return fallback;

@@ -19,6 +19,8 @@ class Config {
   std::int64_t integer(const std::string& key) const;                      ///< required, at least 1
   std::int64_t integer(const std::string& key, std::int64_t fallback) const;
   double number(const std::string& key, double fallback) const;
+  /// A token's id, or the first of a list of them, as newer configurations have it for the tokens that end a text.
+  std::int64_t token(const std::string& key, std::int64_t fallback) const;
   bool flag(const std::string& key, bool fallback) const;
   std::string text(const std::string& key, const std::string& fallback) const;
   /// An integer or a pair of integers [height, width].

@@ -152,6 +152,7 @@ class Llama final : public CausalLm {
              .heads = shape_.attention.heads,
              .has_class_token = false,
              .max_length = positions_};
+    read_tokens(config, {.start = 1, .padding = -1, .end = 2});
     finish_construction(w, head, config.flag("tie_word_embeddings", false));
     norm_.list(sites_);
   }

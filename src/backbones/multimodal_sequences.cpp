@@ -7,17 +7,12 @@
 
 #include "backbones/chosen_rows.h"
 #include "backbones/multimodal_model.h"
+#include "backbones/taught_answers.h"
 #include "core/error.h"
 
 namespace mmtune::backbones {
 
 namespace {
-
-TokenIds numbers_of(const at::Tensor& x) {
-  const at::Tensor numbers = x.to(at::kCPU).to(at::kLong).contiguous();
-  const auto* const begin = numbers.const_data_ptr<std::int64_t>();
-  return {begin, begin + numbers.numel()};
-}
 
 /// What a batch's texts ask: words for the language model (type 0), and those of a Q-Former (type 1).
 std::vector<Instruction> instructions_of(const ModelInputs& inputs) {
@@ -35,38 +30,6 @@ std::vector<Instruction> instructions_of(const ModelInputs& inputs) {
   }
   return all;
 }
-
-/// Whose prompt was read but for its last token, which stands for the start token of the first text that is read.
-class BegunDecoder final : public CachedDecoder {
- public:
-  BegunDecoder(std::unique_ptr<CachedDecoder> decoder, at::Tensor start) : decoder_(std::move(decoder)), start_(std::move(start)) {}
-
-  std::int64_t batch() const override { return decoder_->batch(); }
-  std::int64_t vocabulary() const override { return decoder_->vocabulary(); }
-  at::Tensor read(const at::Tensor& tokens) override {
-    if (!start_.defined()) return decoder_->read(tokens);
-    at::Tensor own = tokens.clone();
-    own.select(1, 0).copy_(start_);
-    start_.reset();
-    return decoder_->read(own);
-  }
-  void select(const at::Tensor& rows) override {
-    decoder_->select(rows);
-    if (start_.defined()) start_ = start_.index_select(0, rows.to(start_.device()));
-  }
-  at::Tensor tree_log_probabilities(const at::Tensor& tokens, const at::Tensor& parents) override {
-    MMTUNE_ASSERT(!start_.defined());
-    return decoder_->tree_log_probabilities(tokens, parents);
-  }
-  at::Tensor tree_scores(const at::Tensor& tokens, const at::Tensor& parents) override {
-    MMTUNE_ASSERT(!start_.defined());
-    return decoder_->tree_scores(tokens, parents);
-  }
-
- private:
-  std::unique_ptr<CachedDecoder> decoder_;
-  at::Tensor start_;  ///< [B]; undefined: it was read
-};
 
 }  // namespace
 
@@ -114,21 +77,11 @@ at::Tensor MultimodalModel::taught(const ModelInputs& inputs, const std::vector<
     states = t5_->decode(said.to(at::kCPU), {}, t5_->encode(source.embeds, source.layout, context), source.layout, context);
     places = numbers_of(wanted.to(at::kCPU).flatten().nonzero());
   } else {
-    // The start token is the prompt's own last one; nothing is read behind the last place that something is learned at.
-    std::vector<TokenIds> read;
-    std::vector<std::int64_t> counts;
-    std::int64_t first = 0;
-    for (std::int64_t b = 0; b < said.size(0); ++b) {
-      const TokenIds here = numbers_of(wanted[b].to(at::kCPU).nonzero()), words = numbers_of(said[b]);
-      MMTUNE_ASSERT(!here.empty());
-      counts.push_back(here.back() + 1);
-      read.emplace_back(words.begin() + 1, words.begin() + counts.back());
-      for (const std::int64_t place : here) places.push_back(first + place);
-      first += counts.back();
-    }
-    const Prompts whole = prompts(all.visual, all.instructions, format_.training, read);
+    TaughtAnswers answers = taught_answers(said, wanted);
+    const Prompts whole = prompts(all.visual, all.instructions, format_.training, answers.read);
     const LanguageRows language{.embeds = whole.rows, .layout = nn::Layout::packed(whole.lengths), .positions = {}};
-    states = causal_->states(language, nullptr, counts, context);
+    states = causal_->states(language, nullptr, answers.counts, context);
+    places = std::move(answers.places);
   }
   const at::Tensor chosen = states.index_select(0, nn::beside(at::tensor(places, at::kLong), states));
   return causal_ ? causal_->logits(chosen, context) : t5_->logits(chosen, context);
@@ -140,7 +93,7 @@ std::unique_ptr<CachedDecoder> MultimodalModel::begin(const ModelInputs& inputs,
   const Asked all = asked(inputs, rows, context);
   Begun begun = begin(all.visual, all.instructions, format_.training, context);
   if (t5_) return std::move(begun.decoder);
-  return std::make_unique<BegunDecoder>(std::move(begun.decoder), begun.start.flatten());
+  return begun_decoder(std::move(begun.decoder), begun.start.flatten());
 }
 
 }  // namespace mmtune::backbones

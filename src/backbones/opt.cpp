@@ -127,6 +127,7 @@ class Opt final : public CausalLm {
              .has_class_token = false,
              .max_length = positions_};
     sites_.tensors = {{(w / "embed_positions").path() + ".weight", &table_}};
+    read_tokens(config, {.start = 2, .padding = 1, .end = 2});
     finish_construction(w, head, config.flag("tie_word_embeddings", true));
     if (in_) in_->list(sites_);
     if (out_) out_->list(sites_);

@@ -15,8 +15,9 @@ namespace mmtune::nn {
 enum class ReadRows { all, first };
 
 /// How products with a tower's large frozen matrices are computed; the names and their meaning are PyTorch's float32_matmul_precision.
-/// `high`: float32 numbers as sums of two bfloat16 ones where the processor multiplies those (nn/split_product.h), elsewhere as `highest`.
-enum class MatmulPrecision { highest, high };
+/// Where the processor multiplies bfloat16 numbers, `high`: float32 numbers as sums of two of them (on matrix units only), `medium`:
+/// rounded to them (nn/split_product.h); elsewhere both are as `highest`.
+enum class MatmulPrecision { highest, high, medium };
 
 struct Context {
   bool training = false;

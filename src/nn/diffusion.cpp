@@ -162,15 +162,15 @@ at::Tensor gathered(const at::Tensor& u, const at::Tensor& x, const Lengths& len
   return sums;
 }
 
-/// x Mᵀ of all rows, split where that is allowed.
+/// x Mᵀ of all rows, in the arithmetic that is allowed.
 at::Tensor product_transposed(const at::Tensor& x, const at::Tensor& m, const Lengths& lengths, MatmulPrecision precision) {
-  if (!lengths.empty() || !splits_products(precision, x, m.size(0))) return product(x, m.transpose(-2, -1), lengths);
+  if (!lengths.empty() || arithmetic_of(precision, x, m.size(0)) == Arithmetic::float32) return product(x, m.transpose(-2, -1), lengths);
   return LeftFactor(x, precision).times_transposed(m, {});
 }
 
 /// x M, likewise.
 at::Tensor product(const at::Tensor& x, const at::Tensor& m, const Lengths& lengths, MatmulPrecision precision) {
-  if (!lengths.empty() || !splits_products(precision, x, m.size(1))) return product(x, m, lengths);
+  if (!lengths.empty() || arithmetic_of(precision, x, m.size(1)) == Arithmetic::float32) return product(x, m, lengths);
   at::Tensor y;
   LeftFactor(x, precision).add_product(m, y);
   return y;

@@ -147,8 +147,12 @@ at::Tensor frozen_matrix(const at::Tensor& x, const at::Tensor& weight, const at
     return frozen_matrix(x.reshape({-1, x.size(-1)}), weight, bias, precision).view(shape);
   }
   const bool learns = weight.requires_grad() || (bias.defined() && bias.requires_grad());
-  const bool split = !learns && splits_products(precision, x, weight.size(0));
-  if (weight.scalar_type() == at::kFloat && !split) return at::linear(x, weight, bias);
+  const Arithmetic arithmetic = arithmetic_of(precision, x, weight.size(0));
+  if (learns && arithmetic == Arithmetic::rounded) {
+    const at::Tensor y = at::linear(x.to(at::kBFloat16), weight.to(at::kBFloat16));
+    return bias.defined() ? y + bias : y.to(at::kFloat);
+  }
+  if (weight.scalar_type() == at::kFloat && (learns || arithmetic == Arithmetic::float32)) return at::linear(x, weight, bias);
   const Plan plan{.weights = {weight}, .biases = {learns ? at::Tensor() : bias}, .precision = precision};
   const at::Tensor y = FrozenGroup::apply(x, at::TensorList(), plan).front();
   return learns && bias.defined() ? y + bias : y;

@@ -111,10 +111,22 @@ at::Tensor as_float(const at::Tensor& weight) {
   return weight.scalar_type() == at::kFloat ? weight : weight.to(at::kFloat);
 }
 
-bool splits_products(MatmulPrecision precision, const at::Tensor& x, std::int64_t columns) {
+bool multiplies_bfloat16() {
+#ifdef __x86_64__
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
+
+Arithmetic arithmetic_of(MatmulPrecision precision, const at::Tensor& x, std::int64_t columns) {
   constexpr std::int64_t least_rows = 64, least_width = 64;
-  return precision == MatmulPrecision::high && x.dim() == 2 && x.size(0) >= least_rows && x.size(1) >= least_width &&
-         columns >= least_width && x.device().is_cpu() && x.scalar_type() == at::kFloat && split_kernel() != nullptr;
+  if (x.dim() != 2 || x.size(0) < least_rows || x.size(1) < least_width || columns < least_width || !x.device().is_cpu() ||
+      x.scalar_type() != at::kFloat)
+    return Arithmetic::float32;
+  if (precision == MatmulPrecision::high && split_kernel() != nullptr) return Arithmetic::split;
+  if (precision == MatmulPrecision::medium && multiplies_bfloat16()) return Arithmetic::rounded;
+  return Arithmetic::float32;
 }
 
 const at::Tensor& LeftFactor::packed() {
@@ -122,33 +134,63 @@ const at::Tensor& LeftFactor::packed() {
   return packed_;
 }
 
+/// x times `right` [K, N], as bfloat16 [M, N].
+at::Tensor LeftFactor::rounded_product(const at::Tensor& right) {
+  // LibTorch's library makes a kernel for every number of rows that it meets, which takes longer than many a product: it meets few.
+  constexpr std::int64_t step = 64;
+  const std::int64_t rows = x_.size(0), padded = (rows + step - 1) / step * step;
+  if (!rounded_.defined()) {
+    rounded_ = at::empty({padded, x_.size(1)}, x_.options().dtype(at::kBFloat16));
+    rounded_.narrow(0, 0, rows).copy_(x_);
+    if (padded > rows) rounded_.narrow(0, rows, padded - rows).zero_();
+  }
+  return rounded_.mm(right.to(at::kBFloat16)).narrow(0, 0, rows);
+}
+
 at::Tensor LeftFactor::times_transposed(const at::Tensor& weight, const at::Tensor& bias) {
-  if (!splits_products(precision_, x_, weight.size(0))) return at::linear(x_, as_float(weight), bias);
-  at::Tensor out = at::empty({x_.size(0), weight.size(0)}, x_.options());
-  multiply(packed(), as_float(weight), Form::rows_are_columns, bias, out, false);
-  return out;
+  switch (arithmetic_of(precision_, x_, weight.size(0))) {
+    case Arithmetic::rounded: {
+      const at::Tensor y = rounded_product(weight.t());
+      return bias.defined() ? at::add(y, bias) : y.to(at::kFloat);
+    }
+    case Arithmetic::split: {
+      at::Tensor out = at::empty({x_.size(0), weight.size(0)}, x_.options());
+      multiply(packed(), as_float(weight), Form::rows_are_columns, bias, out, false);
+      return out;
+    }
+    default:
+      return at::linear(x_, as_float(weight), bias);
+  }
 }
 
 void LeftFactor::add_transposed(const at::Tensor& weight, at::Tensor& sum) {
-  if (!splits_products(precision_, x_, weight.size(0))) {
-    sum.addmm_(x_, as_float(weight).t());
-  } else {
-    multiply(packed(), as_float(weight), Form::rows_are_columns, {}, sum, true);
+  switch (arithmetic_of(precision_, x_, weight.size(0))) {
+    case Arithmetic::rounded:
+      sum.add_(rounded_product(weight.t()));
+      break;
+    case Arithmetic::split:
+      multiply(packed(), as_float(weight), Form::rows_are_columns, {}, sum, true);
+      break;
+    default:
+      sum.addmm_(x_, as_float(weight).t());
   }
 }
 
 void LeftFactor::add_product(const at::Tensor& weight, at::Tensor& sum) {
-  const bool split = splits_products(precision_, x_, weight.size(1)), add = sum.defined();
-  if (!split) {
-    if (add) {
-      sum.addmm_(x_, as_float(weight));
-    } else {
-      sum = x_.mm(as_float(weight));
+  const bool add = sum.defined();
+  switch (arithmetic_of(precision_, x_, weight.size(1))) {
+    case Arithmetic::rounded: {
+      const at::Tensor y = rounded_product(weight);
+      sum = add ? sum.add_(y) : y.to(at::kFloat);
+      break;
     }
-    return;
+    case Arithmetic::split:
+      if (!add) sum = at::empty({x_.size(0), weight.size(1)}, x_.options());
+      multiply(packed(), as_float(weight), Form::plain, {}, sum, add);
+      break;
+    default:
+      sum = add ? sum.addmm_(x_, as_float(weight)) : x_.mm(as_float(weight));
   }
-  if (!add) sum = at::empty({x_.size(0), weight.size(1)}, x_.options());
-  multiply(packed(), as_float(weight), Form::plain, {}, sum, add);
 }
 
 }  // namespace mmtune::nn

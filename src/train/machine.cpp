@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "nn/split_kernel.h"
+#include "nn/split_product.h"
 #include "train/device.h"
 
 namespace mmtune::train {
@@ -37,6 +38,7 @@ Json describe_machine() {
   }
   machine["cores"] = static_cast<std::int64_t>(std::thread::hardware_concurrency());
   machine["splits_products"] = nn::split_kernel() != nullptr;
+  machine["multiplies_bfloat16"] = nn::multiplies_bfloat16();
   machine["threads"] = at::get_num_threads();
   machine["torch"] = TORCH_VERSION;
   machine["torch_kernels"] = at::get_cpu_capability();

@@ -68,11 +68,13 @@ void declare(OptionVisitor& v, BackboneSection& s) {
             {"f16", nn::Storage::f16, "half the memory; refused where a weight is over 65504"},
             {"bf16", nn::Storage::bf16, "half the memory, fewer digits, float32's range"}},
            {.help = "how the frozen weights lie in memory; each is made float32 just before it is multiplied with"});
-  v.choice(
-      "matmul_precision", s.matmul_precision,
-      {{"highest", nn::MatmulPrecision::highest, "float32"},
-       {"high", nn::MatmulPrecision::high, "as sums of two bfloat16 numbers (16 bits) on a processor that multiplies those, else float32"}},
-      {.help = "how products with frozen weights are computed, as PyTorch's float32_matmul_precision"});
+  v.choice("matmul_precision", s.matmul_precision,
+           {{"highest", nn::MatmulPrecision::highest, "float32"},
+            {"high", nn::MatmulPrecision::high,
+             "as sums of two bfloat16 numbers (16 bits) on a processor with matrix units for those, else float32"},
+            {"medium", nn::MatmulPrecision::medium,
+             "rounded to bfloat16 (8 bits), added up in float32, on a processor that multiplies those, else float32"}},
+           {.help = "how products with frozen weights are computed, as PyTorch's float32_matmul_precision"});
 }
 
 ExpertSection::ExpertSection() {

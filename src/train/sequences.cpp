@@ -101,7 +101,7 @@ void Sequences::attach(const Recipe& recipe, Model& model) {
   if (writer == nullptr || model.towers().size() > 1)
     throw UsageError({.what = writer == nullptr ? "the backbone writes no answers" : "one backbone writes the answer",
                       .where = writer == nullptr ? "backbone.main" : "backbone.condition",
-                      .expected = "for task = \"" + shape_.task + "\" OFA, T5 or a multimodal language model alone",
+                      .expected = "for task = \"" + shape_.task + "\" OFA, T5, LLaMA, OPT or a multimodal language model alone",
                       .got = main.backbone().info().architecture});
   const std::filesystem::path& folder = main.checkpoint().folder();
   Wording::Setup setup{.task = shape_.task,
@@ -110,8 +110,11 @@ void Sequences::attach(const Recipe& recipe, Model& model) {
                        .classes = shape_.classes,
                        .space = space_,
                        .tokenizer = text::Tokenizer::open(folder)};
-  // OFA says everything behind a space; the others' tokenizers have ways of their own.
-  if (main.backbone().info().architecture != "ofa") setup.lead.clear();
+  // OFA reads and says everything behind a space. OPT's answers go on in the question's line; the others' tokenizers have ways of their
+  // own.
+  const std::string& architecture = main.backbone().info().architecture;
+  if (architecture != "ofa") setup.lead.clear();
+  if (architecture != "ofa" && architecture != "opt") setup.answer_lead.clear();
   if (auto* const speaker = dynamic_cast<backbones::MultimodalLm*>(&main.backbone())) {
     const auto text = std::make_shared<const backbones::MultimodalText>(backbones::MultimodalText::open(folder, *speaker));
     setup.source_words = [text](const std::string& question, InputReader::Item& item) {

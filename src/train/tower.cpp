@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "experts/joint.h"
 #include "nn/split_kernel.h"
+#include "nn/split_product.h"
 #include "train/device.h"
 
 namespace mmtune::train {
@@ -150,7 +151,8 @@ at::Tensor Tower::taught(const backbones::ModelInputs& inputs, const std::vector
 std::string Tower::describe() const {
   return "pooled by " + std::to_string(static_cast<int>(pooling_)) + ", weights " + std::to_string(static_cast<int>(storage_)) + ", " +
          (device_.is_cpu() ? "" : "on a GPU, ") +
-         (precision_ == nn::MatmulPrecision::high && nn::split_kernel() != nullptr ? "split products, " : "") + reader_->describe();
+         (precision_ == nn::MatmulPrecision::high && nn::split_kernel() != nullptr ? "split products, " : "") +
+         (precision_ == nn::MatmulPrecision::medium && nn::multiplies_bfloat16() ? "rounded products, " : "") + reader_->describe();
 }
 
 PassMacs Tower::macs(std::int64_t tokens, std::int64_t patches) const {

@@ -99,7 +99,7 @@ Wording::Wording(Setup setup) : setup_(std::move(setup)) {
 /// Words without special tokens.
 std::vector<std::int64_t> Wording::encode(std::string_view text) const {
   if (text.empty()) return {};
-  return setup_.tokenizer->encode(setup_.lead + std::string(text), {.add_special_tokens = false, .with_offsets = false}).ids;
+  return setup_.tokenizer->encode(setup_.answer_lead + std::string(text), {.add_special_tokens = false, .with_offsets = false}).ids;
 }
 
 std::string Wording::answer_words(const std::string& text) const {

@@ -43,7 +43,8 @@ class Wording {
     std::shared_ptr<const text::Tokenizer> tokenizer;
     backbones::SequenceTokens tokens;
     std::int64_t vocabulary = 0, longest = 0;
-    std::string lead = " ";                ///< stands in front of everything that is said or read
+    std::string lead = " ";                ///< stands in front of everything that is read
+    std::string answer_lead = " ";         ///< likewise, that is said
     InputReader::Words source_words = {};  ///< of a question; unset: the tokenizer's own form
   };
   /// Throws UsageError where a list is needed and there is none; Error where the vocabulary lacks places, or an answer of the list has no

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from training_support import COLOURS, FILLERS, make_pictures, mmtune, read_lines, sentence, trained_files, write_jsonl, write_recipe
 
 torch = pytest.importorskip("torch")
-from multimodal import make_blip2, make_instructblip, make_llava, make_t5  # noqa: E402
+from multimodal import make_blip2, make_causal, make_instructblip, make_llava, make_t5  # noqa: E402
 
 LORA = {"method": "lora", "rank": 4, "targets": ["q_proj", "k_proj", "v_proj"]}
 ASKED = {"instruction": "This is a photo of a", "clean": False}
@@ -27,6 +27,8 @@ def world(tmp_path_factory):
         "t5": make_blip2(folder / "t5", seed=2, language="t5"),
         "instructblip": make_instructblip(folder / "instructblip", seed=3),
         "text": make_t5(folder / "text", [" ".join([*COLOURS, *FILLERS, "colour: not"])]),
+        "LLaMA": make_causal(folder / "llama", "LLaMA", seed=4),
+        "OPT": make_causal(folder / "opt_alone", "OPT", seed=5),
         "pictures": make_pictures(folder / "data", 24, 0),
         "texts": write_jsonl(folder / "texts.jsonl", rows),
     }
@@ -96,19 +98,55 @@ def test_the_same_seed_gives_the_same_run_and_checkpointing_changes_little(tmp_p
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "lean"), rel=1e-4)
 
 
-def test_a_text_model_answers(tmp_path, world):
-    """Classification as text by T5, its task embedding in closed form, and the same with checkpointing."""
-    lora = {"method": "lora", "rank": 4, "targets": ["q", "v", "wi_0"]}
+@pytest.mark.parametrize("model,targets", [("text", ["q", "v", "wi_0"]), ("LLaMA", ["q_proj", "v_proj", "up_proj"]), ("OPT", ["q_proj", "v_proj", "fc1"])])
+def test_a_text_model_answers(tmp_path, world, model, targets):
+    """Classification as text, its task embedding in closed form, and the same with checkpointing."""
+    world = world | {"text": world[model]}
+    lora = {"method": "lora", "rank": 4, "targets": targets}
     generate = {"instruction": "colour: {text}", "clean": False}
-    train(tmp_path, world["text"], world["texts"], expert=lora, generate=generate, epochs=20)
+    train(tmp_path, world["text"], world["texts"], expert=lora, generate=generate, epochs=30)
     assert metrics(tmp_path / "run", world["texts"])["accuracy"]["value"] > 0.9
-    train(tmp_path, world["text"], world["texts"], out="lean", expert=lora, generate=generate, epochs=20, checkpointing=True)
+    train(tmp_path, world["text"], world["texts"], out="lean", expert=lora, generate=generate, epochs=30, checkpointing=True)
     assert losses(tmp_path / "run")[:8] == pytest.approx(losses(tmp_path / "lean")[:8], rel=1e-3)
     for name, more in (("closed", []), ("loop", ["--granularity", "micro-batch", "--batch", 1])):
         mmtune("graph", "embed", tmp_path / "run", "--samples", 6, "--out", tmp_path / f"{name}.safetensors", *more, check=0)
     closed, loop = load_file(tmp_path / "closed.safetensors"), load_file(tmp_path / "loop.safetensors")
     for tensor in closed:
         assert abs(closed[tensor] - loop[tensor]).max() <= 1e-4 * loop[tensor].max() + 1e-12, tensor
+
+
+@pytest.mark.parametrize("model", ["LLaMA", "OPT"])
+def test_an_answer_stands_behind_its_question(tmp_path, world, model):
+    """The loss of a causal model without an expert, against transformers; a written answer, against its greedy choice."""
+    import transformers
+
+    rows = read_lines(world["texts"])[:5]
+    data = write_jsonl(tmp_path / "texts.jsonl", [{"id": row["id"], "text": row["text"], "answers": [row["label"]]} for row in rows])
+    asked = {"instruction": "what colour is it? {text}", "clean": False, "readout": "write", "beams": 1, "max_tokens": 4}
+    train(tmp_path, world[model], data, generate=asked, expert=LORA | {"targets": ["q_proj"]}, epochs=1, lr=0.0)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(world[model] / "tokenizer.json"))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(world[model]).eval()
+    losses_of_tokens, written = [], []
+    for row in rows:
+        question = tokenizer.encode("what colour is it? " + row["text"], add_special_tokens=False)
+        answer = tokenizer.encode((" " if model == "OPT" else "") + row["label"], add_special_tokens=False) + [2]
+        with torch.no_grad():
+            logs = theirs(torch.tensor([question + answer])).logits[0].log_softmax(-1)
+        losses_of_tokens += [-logs[len(question) - 1 + i, token].item() for i, token in enumerate(answer)]
+        for _ in range(4):
+            with torch.no_grad():
+                question.append(theirs(torch.tensor([question])).logits[0, -1].argmax().item())
+        said = question[-4:]
+        written.append(tokenizer.decode(said[:said.index(2)] if 2 in said else said, skip_special_tokens=True).strip())
+    assert metrics(tmp_path / "run", data)["loss"]["value"] == pytest.approx(numpy.mean(losses_of_tokens), rel=1e-4)
+    lines = [json.loads(line) for line in mmtune("predict", tmp_path / "run", "--data", data, check=0).stdout.splitlines()]
+    assert [line["label"].strip() for line in lines] == written
+
+
+def test_a_question_of_one_token_is_refused(tmp_path, world):
+    data = write_jsonl(tmp_path / "texts.jsonl", [{"id": "a", "text": "red", "label": "red"}, {"id": "b", "text": "blue", "label": "blue"}])
+    done = train(tmp_path, world["LLaMA"], data, generate={"instruction": "{text}", "clean": False}, expert=LORA, check=1)
+    assert "fewer than two tokens" in done.stderr and "generate.instruction" in done.stderr
 
 
 def test_embeddings_take_a_pass_an_example(tmp_path, world):

@@ -58,6 +58,8 @@ def test_train_eval_predict(world, tmp_path):
     assert accuracy["value"] == record["best"]["value"]
     assert accuracy["interval"][0] <= accuracy["value"] <= accuracy["interval"][1]
     assert evaluation["examples"] == 30
+    assert json.loads(mmtune("eval", run, "--data", world / "valid.jsonl", "--json", "data.limit=7", check=0).stdout)["examples"] == 7
+    assert len(mmtune("predict", run, "--data", world / "valid.jsonl", "data.limit=7", check=0).stdout.splitlines()) == 7
     assert sum(map(sum, evaluation["details"]["confusion"])) == 30
     assert "accuracy" in mmtune("eval", run, "--data", world / "valid.jsonl", check=0).stdout
 

@@ -157,6 +157,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, world, rule):
 def test_evaluation_on_the_source_and_on_another_model(tmp_path, world):
     train(tmp_path, world)
     own = json.loads(mmtune("eval", tmp_path / "run", "--data", world["data"], "--json", check=0).stdout)
+    assert json.loads(mmtune("eval", tmp_path / "run", "--data", world["data"], "--json", "data.limit=3", check=0).stdout)["examples"] == 3
     assert own["examples"] == 24 and set(own["rows"]) == {"prompted", "zero_shot_framed", "zero_shot_full"}
     assert own["metrics"] == own["rows"]["prompted"]
     low, high = own["metrics"]["accuracy"]["interval"]

@@ -16,6 +16,7 @@
 #include "data/prefetch.h"
 #include "experts/pixel_prompt.h"
 #include "train/pretrain/augment.h"
+#include "train/pretrain/loop.h"
 #include "train/pretrain/young_speaker.h"
 #include "vision/image.h"
 
@@ -33,6 +34,7 @@ class AnswersJob final : public PretrainJob {
   std::string identity() const override {
     return Fingerprint()
         .add_field(list_.fingerprint)
+        .add_field(in_bfloat16(recipe_.train) ? "bfloat16" : "float32")
         .add_field(read_file(recipe_.model.config))
         .add_field(read_file(std::filesystem::path(recipe_.model.tokenizer) / "tokenizer.json"))
         .hex();
@@ -40,7 +42,11 @@ class AnswersJob final : public PretrainJob {
   void list(nn::Parameters& parameters) const override {
     for (const nn::NamedTensor& one : model_->tensors()) parameters.add(one.name, one.tensor);
   }
-  Json record() const override { return {{"pictures", list_.pictures.size()}, {"pictures_fingerprint", list_.fingerprint}}; }
+  Json record() const override {
+    return {{"precision", in_bfloat16(recipe_.train) ? "bfloat16" : "float32"},
+            {"pictures", list_.pictures.size()},
+            {"pictures_fingerprint", list_.fingerprint}};
+  }
   bool prepare(const std::filesystem::path& run, const std::function<bool()>& stop) override;
   void begin(std::int64_t first, std::int64_t end) override;
   LossTerms losses() override;

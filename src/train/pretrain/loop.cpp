@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -14,6 +13,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "io/safetensors.h"
+#include "nn/split_product.h"
 #include "nn/weights.h"
 #include "train/machine.h"
 #include "train/optimiser.h"
@@ -45,15 +45,6 @@ std::string fixed(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3f", value);
   return text;
-}
-
-/// Whether this CPU multiplies bfloat16 matrices faster than float32 ones.
-bool fast_bfloat16() {
-  // Without tile instructions the kernels convert element by element and are slower than float32.
-  const Json machine = describe_machine();
-  if (!machine.contains("cpu_flags")) return false;
-  const Json& flags = machine["cpu_flags"];
-  return std::find(flags.begin(), flags.end(), "amx_bf16") != flags.end();
 }
 
 /// A pretraining under way. run() is the order of things.
@@ -211,8 +202,8 @@ PretrainOutcome run_pretraining(const PretrainLoopSection& section, const std::s
   return Pretrainer(section, recipe, std::move(run), *job).run();
 }
 
-bool in_bfloat16(const PretrainTrainSection& section) {
-  return section.precision == Precision::bfloat16 || (section.precision == Precision::automatic && fast_bfloat16());
+bool in_bfloat16(const PretrainLoopSection& section) {
+  return section.precision == Precision::bfloat16 || (section.precision == Precision::automatic && nn::multiplies_bfloat16());
 }
 
 void write_half(const std::filesystem::path& path, const std::vector<nn::NamedTensor>& tensors,

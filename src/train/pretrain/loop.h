@@ -66,7 +66,7 @@ PretrainOutcome run_pretraining(const PretrainLoopSection& section, const std::s
                                 const std::function<std::unique_ptr<PretrainJob>()>& make_job);
 
 /// Whether matrix products are made in bfloat16.
-bool in_bfloat16(const PretrainTrainSection& section);
+bool in_bfloat16(const PretrainLoopSection& section);
 
 /// Writes tensors as float16.
 void write_half(const std::filesystem::path& path, const std::vector<nn::NamedTensor>& tensors,

@@ -43,7 +43,7 @@ struct PairsRecipe {
   PairsModelSection model;
   ScenesSection scenes;
   PairsTaskSection tasks;
-  PretrainTrainSection train;
+  PretrainLoopSection train;
 };
 void declare(OptionVisitor& visitor, PairsRecipe& recipe);
 

@@ -67,12 +67,8 @@ void declare(OptionVisitor& v, PretrainLoopSection& s) {
   v.field("threads", s.threads, {.help = "of the tensor operations; 0: one a core", .min = 0, .max = 1024});
   v.field("log_every", s.log_every, {.help = "steps between two lines of metrics.jsonl", .min = 1});
   v.field("checkpoint_minutes", s.checkpoint_minutes, {.help = "minutes between two checkpoints", .above = 0});
-}
-
-void declare(OptionVisitor& v, PretrainTrainSection& s) {
-  declare(v, static_cast<PretrainLoopSection&>(s));
   v.choice("precision", s.precision,
-           {{"auto", Precision::automatic, "bfloat16 where the CPU multiplies it fast (AMX), else float32"},
+           {{"auto", Precision::automatic, "bfloat16 where the CPU has instructions for it (AVX512-BF16, AMX), else float32"},
             {"float32", Precision::float32, "everything in float32"},
             {"bfloat16", Precision::bfloat16, "matrix products in bfloat16, weights and sums in float32"}},
            {.help = "of the matrix products"});

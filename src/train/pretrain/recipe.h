@@ -81,13 +81,9 @@ struct PretrainLoopSection {
   std::int64_t threads = 0;
   std::int64_t log_every = 10;
   double checkpoint_minutes = 2.0;
-};
-void declare(OptionVisitor& visitor, PretrainLoopSection& section);
-
-struct PretrainTrainSection : PretrainLoopSection {
   Precision precision = Precision::automatic;
 };
-void declare(OptionVisitor& visitor, PretrainTrainSection& section);
+void declare(OptionVisitor& visitor, PretrainLoopSection& section);
 
 struct PretrainRecipe {
   std::string task = "pretrain";
@@ -97,7 +93,7 @@ struct PretrainRecipe {
   std::optional<PretrainTeacherSection> teacher;
   PretrainViewsSection views;
   PretrainNoiseSection noise;
-  PretrainTrainSection train;
+  PretrainLoopSection train;
 };
 void declare(OptionVisitor& visitor, PretrainRecipe& recipe);
 

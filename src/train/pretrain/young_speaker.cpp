@@ -42,7 +42,10 @@ std::string published_name(const std::string& name, const Json& config) {
 }  // namespace
 
 YoungSpeaker::YoungSpeaker(const AnswersRecipe& recipe, const PictureList& list)
-    : recipe_(recipe), list_(list), config_(read_json_file(recipe.model.config)) {
+    : recipe_(recipe),
+      list_(list),
+      precision_(in_bfloat16(recipe.train) ? nn::MatmulPrecision::medium : nn::MatmulPrecision::highest),
+      config_(read_json_file(recipe.model.config)) {
   const std::string& where = recipe.model.config;
   side_ = section(config_, "vision_config", where).value("image_size", std::int64_t{0});
   if (side_ < 8) throw Error({.what = "vision_config.image_size is missing", .where = where, .expected = "8 or more"});
@@ -108,6 +111,7 @@ at::Tensor YoungSpeaker::answer_loss(const SpeakerBatch& batch) const {
   }
   nn::Context context;
   context.training = true;
+  context.matmul_precision = precision_;
   const backbones::VisualTokens visual = speaker_->encode(batch.pixels, asked, context);
   return speaker_->task_loss(visual.tokens, asked, said, context).mean();
 }
@@ -130,6 +134,7 @@ at::Tensor YoungSpeaker::contrast_loss(const SpeakerBatch& batch) const {
   }
   nn::Context context;
   context.training = true;
+  context.matmul_precision = precision_;
   backbones::ModelInputs pictures, texts;
   pictures.pixel_values = batch.pixels;
   texts.text_layout = nn::Layout::packed(lengths);

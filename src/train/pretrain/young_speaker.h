@@ -47,6 +47,7 @@ class YoungSpeaker {
 
   const AnswersRecipe& recipe_;
   const PictureList& list_;
+  nn::MatmulPrecision precision_ = nn::MatmulPrecision::highest;
   Json config_;
   std::int64_t side_ = 0;
   std::unique_ptr<backbones::Backbone> backbone_;

@@ -86,10 +86,10 @@ TEST_F(SplitProduct, IsTheSameForEveryNumberOfThreads) {
 
 TEST_F(SplitProduct, LeavesSmallProductsAndTheHighestPrecisionAlone) {
   const at::Tensor x = at::randn({80, 64}), w = at::randn({64, 64});
-  EXPECT_TRUE(splits_products(high, x, 64));
-  EXPECT_FALSE(splits_products(MatmulPrecision::highest, x, 64));
-  EXPECT_FALSE(splits_products(high, x.narrow(0, 0, 10), 64));
-  EXPECT_FALSE(splits_products(high, x, 8));
+  EXPECT_EQ(arithmetic_of(high, x, 64), Arithmetic::split);
+  EXPECT_EQ(arithmetic_of(MatmulPrecision::highest, x, 64), Arithmetic::float32);
+  EXPECT_EQ(arithmetic_of(high, x.narrow(0, 0, 10), 64), Arithmetic::float32);
+  EXPECT_EQ(arithmetic_of(high, x, 8), Arithmetic::float32);
   EXPECT_TRUE(at::equal(LeftFactor(x, MatmulPrecision::highest).times_transposed(w, {}), at::linear(x, w)));
 }
 
@@ -111,6 +111,74 @@ TEST_F(SplitProduct, FrozenMapsHaveTheGradientsOfFloat32) {
     EXPECT_LT(error(split[i], plain[i].to(at::kDouble)), 1e-5);
     EXPECT_FALSE(at::equal(split[i], plain[i])) << "nothing was split";
   }
+}
+
+constexpr MatmulPrecision medium = MatmulPrecision::medium;
+
+class RoundedProduct : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!multiplies_bfloat16()) GTEST_SKIP() << "this processor does not multiply bfloat16 numbers";
+    at::manual_seed(6);
+  }
+};
+
+at::Tensor rounded(const at::Tensor& x) {
+  return x.to(at::kBFloat16).to(at::kDouble);
+}
+
+TEST_F(RoundedProduct, IsThatOfRoundedFactors) {
+  for (const auto& [rows, depth, columns] : shapes) {
+    const at::Tensor x = at::randn({rows, depth}), w = at::randn({columns, depth}), bias = at::randn({columns});
+    const at::Tensor expected = rounded(x).mm(rounded(w).t());
+    LeftFactor left(x, medium);
+    // What is left is the rounding of the product: 2^-9 at most, of every number.
+    const at::Tensor y = left.times_transposed(w, {});
+    EXPECT_LT(error(y, expected), 2e-3) << rows << " " << depth << " " << columns;
+    EXPECT_TRUE(at::allclose(left.times_transposed(w, bias), y + bias));
+    at::Tensor sum;
+    left.add_product(w.t().contiguous(), sum);
+    EXPECT_LT(error(sum, expected), 2e-3) << rows << " " << depth << " " << columns;
+    left.add_product(w.t(), sum);
+    left.add_transposed(w, sum);
+    EXPECT_LT(error(sum, expected * 3), 2e-3) << rows << " " << depth << " " << columns;
+    EXPECT_EQ(sum.scalar_type(), at::kFloat);
+  }
+}
+
+TEST_F(RoundedProduct, LeavesSmallProductsAndOtherPrecisionsAlone) {
+  const at::Tensor x = at::randn({80, 64});
+  EXPECT_EQ(arithmetic_of(medium, x, 64), Arithmetic::rounded);
+  EXPECT_EQ(arithmetic_of(MatmulPrecision::highest, x, 64), Arithmetic::float32);
+  EXPECT_NE(arithmetic_of(high, x, 64), Arithmetic::rounded);
+  EXPECT_EQ(arithmetic_of(medium, x.narrow(0, 0, 10), 64), Arithmetic::float32);
+  EXPECT_EQ(arithmetic_of(medium, x, 8), Arithmetic::float32);
+  EXPECT_EQ(arithmetic_of(medium, x.to(at::kDouble), 64), Arithmetic::float32);
+}
+
+// The gradients of frozen and of learned maps, of weights in float32 and in half precision.
+TEST_F(RoundedProduct, MapsHaveTheGradientsOfFloat32) {
+  const at::Tensor start = at::randn({70, 96}), bias = at::randn({130}), seed = at::randn({70, 130});
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const bool learns : {false, true}) {
+      if (learns && type != at::kFloat) continue;
+      const at::Tensor weight = at::randn({130, 96}).to(type);
+      const auto run = [&](MatmulPrecision precision) {
+        const at::Tensor x = start.clone().requires_grad_(true), w = weight.clone().requires_grad_(learns),
+                         b = bias.clone().requires_grad_(learns);
+        const at::Tensor y = frozen_matrix(x, w, b, precision);
+        (y * seed).sum().backward();
+        std::vector<at::Tensor> all{y.detach(), x.grad()};
+        if (learns) all.insert(all.end(), {w.grad(), b.grad()});
+        return all;
+      };
+      const auto got = run(medium), expected = run(MatmulPrecision::highest);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i].scalar_type(), at::kFloat);
+        EXPECT_LT(error(got[i], expected[i].to(at::kDouble)), 6e-3) << i << " learns " << learns;
+      }
+      EXPECT_FALSE(at::equal(got[0], expected[0])) << "nothing was rounded";
+    }
 }
 
 }  // namespace
