@@ -8,10 +8,10 @@
 
 namespace mmtune::cli {
 
-void declare_question(Arguments& arguments, Question& question) {
+void declare_question(Arguments& arguments, Question& question, const std::string& more) {
   arguments.positional("RUN", &question.subject,
                        {.help = "the folder that mmtune train left, or a CLIP model for zero-shot answers", .required = true});
-  arguments.positional("KEY=VALUE", &question.assignments, {.help = "changes of the recipe: data.where.split=test", .required = false});
+  arguments.positional("KEY=VALUE", &question.assignments, {.help = more, .required = false});
   arguments.option("--classes", &question.classes, {.help = "zero-shot: names of the classes", .value = "NAMES", .comma = true});
   arguments.option("--classes-file", &question.classes_file, {.help = "zero-shot: a file with a class a line", .value = "FILE"});
   arguments.option("--template", &question.templates,

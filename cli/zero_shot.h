@@ -17,8 +17,8 @@ struct Question {
   std::string data;
 };
 
-/// Declares RUN, KEY=VALUE, --classes, --classes-file and --template.
-void declare_question(Arguments& arguments, Question& question);
+/// Declares RUN, KEY=VALUE (`more` says what it is), --classes, --classes-file and --template.
+void declare_question(Arguments& arguments, Question& question, const std::string& more = "changes of the recipe: data.where.split=test");
 
 /// Opens the run; where there is none, but a model folder or class prompts are given, the model for zero-shot answers.
 /// `assignments` change the recipe: those of the question, and what other options say.

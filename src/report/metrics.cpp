@@ -77,6 +77,13 @@ bool exact(const Scores& scores, std::size_t example, double threshold) {
   return true;
 }
 
+/// Of values without the NaN among them.
+Interval percentiles(std::vector<double> values, double level) {
+  std::erase_if(values, [](double value) { return std::isnan(value); });
+  std::sort(values.begin(), values.end());
+  return {quantile(values, (1 - level) / 2), quantile(values, (1 + level) / 2)};
+}
+
 /// Confidence and correctness of every example's top prediction, found once for all bootstrap replicates.
 struct TopPrediction {
   explicit TopPrediction(const Scores& scores) {
@@ -293,16 +300,22 @@ std::vector<Interval> bootstrap(std::size_t examples, std::span<const Statistic>
     std::fill(weights.begin(), weights.end(), 0U);
     for (std::size_t i = 0; i < examples; ++i) ++weights[random.below(static_cast<std::uint32_t>(examples))];
     for (std::size_t s = 0; s < statistics.size(); ++s) {
-      const double value = statistics[s](weights);
-      if (!std::isnan(value)) values[s].push_back(value);
+      values[s].push_back(statistics[s](weights));
     }
   }
   std::vector<Interval> intervals;
   for (auto& sample : values) {
-    std::sort(sample.begin(), sample.end());
-    intervals.push_back({quantile(sample, (1 - options.level) / 2), quantile(sample, (1 + options.level) / 2)});
+    intervals.push_back(percentiles(sample, options.level));
+    if (options.keep) intervals.back().replicates = std::move(sample);
   }
   return intervals;
+}
+
+Interval difference(const Interval& one, const Interval& other, double level) {
+  MMTUNE_ASSERT(one.replicates.size() == other.replicates.size());
+  std::vector<double> values;
+  for (std::size_t r = 0; r < one.replicates.size(); ++r) values.push_back(one.replicates[r] - other.replicates[r]);
+  return percentiles(values, level);
 }
 
 std::vector<Metric> evaluate(const Scores& scores, const EvaluateOptions& options) {

@@ -78,16 +78,20 @@ double mean(std::span<const double> values, Weights weights = {});
 struct Interval {
   double low = 0;
   double high = 0;
+  std::vector<double> replicates = {};  ///< their values in the order of drawing, where BootstrapOptions::keep asks for them
 };
 struct BootstrapOptions {
   std::size_t replicates = 1000;
   double level = 0.95;
   std::uint64_t seed = 0;
+  bool keep = false;
 };
 /// Percentile bootstrap (Efron): each replicate draws N examples with replacement. All statistics see the same replicates. A replicate
 /// whose value is NaN is left out; an interval with no values is NaN.
 using Statistic = std::function<double(Weights)>;
 std::vector<Interval> bootstrap(std::size_t examples, std::span<const Statistic> statistics, const BootstrapOptions& options = {});
+/// Paired bootstrap: the interval of one statistic less another, of the same examples in the same order, from kept replicates.
+Interval difference(const Interval& one, const Interval& other, double level = 0.95);
 
 /// A metric with its confidence interval.
 struct Metric {

@@ -72,6 +72,26 @@ def test_train_eval_predict(world, tmp_path):
     assert [(a["id"], a["label"], len(a["top"])) for a in answers] == [("n1", "blue", 2), ("n2", "red", 2)]
 
 
+def test_runs_beside_each_other(world, tmp_path):
+    """Several runs in one table: each as it is alone, and what it is better than the first, example by example."""
+    recipe = text_recipe(world, tmp_path / "r.toml", train={"epochs": 2})
+    for name, changes in (("lora", []), ("bitfit", ["expert={method='bitfit'}"])):
+        mmtune("train", recipe, *changes, "--out", tmp_path / name, check=0)
+    data = ["--data", world / "valid.jsonl"]
+    alone = [json.loads(mmtune("eval", tmp_path / name, *data, "--json", check=0).stdout)["metrics"] for name in ("lora", "bitfit")]
+    runs = json.loads(mmtune("eval", tmp_path / "lora", tmp_path / "bitfit", tmp_path / "lora", *data, "--json", check=0).stdout)["runs"]
+    assert [run["metrics"] for run in runs] == [*alone, alone[0]]
+    assert [run["method"] for run in runs] == ["lora", "bitfit", "lora"] and runs[1]["trainable_parameters"] != runs[0]["trainable_parameters"]
+    assert "less_the_first" not in runs[0]
+    for metric, found in runs[1]["less_the_first"].items():
+        assert found["value"] == pytest.approx(alone[1][metric]["value"] - alone[0][metric]["value"])
+        assert found["interval"][0] <= found["value"] <= found["interval"][1]
+    assert all(found == {"value": 0, "interval": [0, 0]} for found in runs[2]["less_the_first"].values())
+    table = mmtune("eval", tmp_path / "lora", tmp_path / "bitfit", *data, "data.limit=20", check=0).stdout
+    assert "less the first" in table and "20 examples" in table and "bitfit" in table
+    assert "not a run folder" in mmtune("eval", tmp_path / "lora", tmp_path / "nothing", *data, check=1).stderr
+
+
 def test_same_seed_same_bytes_and_another_seed_another_expert(world, tmp_path):
     recipe = text_recipe(world, tmp_path / "r.toml", train={"epochs": 2}, expert={"dropout": 0.1})
     for name, seed in [("a", 3), ("b", 3), ("c", 4)]:

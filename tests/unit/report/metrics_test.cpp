@@ -139,6 +139,27 @@ TEST(Bootstrap, CoversAndRepeats) {
   EXPECT_TRUE(std::isnan(first[1].low));
 }
 
+TEST(Bootstrap, ADifferenceIsPaired) {
+  // One is right where the other is, and at 20 of 400 examples more.
+  std::vector<double> right(400, 0), less(400, 0);
+  for (std::size_t i = 0; i < 300; ++i) right[i] = less[i] = 1;
+  for (std::size_t i = 0; i < 20; ++i) less[i] = 0;
+  const std::vector<Statistic> statistics = {[&](Weights w) { return mean(right, w); }, [&](Weights w) { return mean(less, w); }};
+  const BootstrapOptions options{.replicates = 2000, .level = 0.95, .seed = 3, .keep = true};
+  const auto both = bootstrap(400, statistics, options);
+  ASSERT_EQ(both[0].replicates.size(), 2000U);
+  const Interval paired = difference(both[0], both[1]);
+  // The spread of the 20 alone: sqrt(0.05 * 0.95 / 400) = 0.0109.
+  EXPECT_NEAR(paired.low, 0.05 - 1.96 * 0.0109, 0.003);
+  EXPECT_NEAR(paired.high, 0.05 + 1.96 * 0.0109, 0.003);
+  const Interval none = difference(both[0], both[0]);
+  EXPECT_EQ(none.low, 0);
+  EXPECT_EQ(none.high, 0);
+  // Two readings of the same length draw the same replicates.
+  const auto alone = bootstrap(400, std::span(statistics).subspan(1), options);
+  EXPECT_EQ(alone[0].replicates, both[1].replicates);
+}
+
 TEST(Evaluate, NamesWhatItGives) {
   Scores scores = single_label_case();
   scores.losses.assign(60, 0.5);
