@@ -9,7 +9,7 @@ void ModelOptions::declare(Arguments& arguments) {
   arguments.option("--matmul-precision", &matmul_precision,
                    {.help = "how products with frozen weights are computed; the recipe's backbone.matmul_precision",
                     .value = "HOW",
-                    .choices = {"highest", "high"}});
+                    .choices = {"highest", "high", "medium"}});
   arguments.option("--device", &device,
                    {.help = "where the model computes: cpu, cuda or cuda:N; the recipe's train.device", .value = "DEVICE"});
 }

@@ -100,6 +100,22 @@ def test_same_seed_same_bytes_and_another_seed_another_expert(world, tmp_path):
     assert trained_files(tmp_path / "a") != trained_files(tmp_path / "c")
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_products_rounded_to_bfloat16(tmp_path, method):
+    """The same bytes again, and about what float32 learns; float32 itself where the processor does not multiply such numbers."""
+    make_text_model(tmp_path / "bert", width=64)
+    make_texts(tmp_path / "train.jsonl", 96, 1)
+    recipe = write_recipe(tmp_path / "r.toml", backbone={"main": tmp_path / "bert"}, expert={"method": method}, data={"train": tmp_path / "train.jsonl"},
+                          train={"epochs": 3, "batch": 16, "lr": 1e-2 if method == "lora" else 1e-4, "seed": 3, "threads": 1, "log_every": 1})
+    for name, precision in (("a", "medium"), ("b", "medium"), ("exact", "highest")):
+        mmtune("train", recipe, "--matmul-precision", precision, "--out", tmp_path / name, check=0)
+    assert trained_files(tmp_path / "a") == trained_files(tmp_path / "b")
+    losses = [[line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl") if "loss" in line] for name in ("a", "exact")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    rounds = json.loads((tmp_path / "a" / "run.json").read_text())["machine"]["multiplies_bfloat16"]
+    assert (losses[0] == losses[1]) != rounds
+
+
 @pytest.mark.parametrize("change", [{"train.batch=4": 1, "train.accumulate=4": 1}, {"train.packing=padded": 1}])
 def test_what_must_not_matter(world, tmp_path, change):
     """Accumulated small batches learn what one large batch learns, and packed texts what padded ones learn."""
