@@ -69,13 +69,13 @@ Json to_json(const Judged& judged) {
   return json;
 }
 
+std::string interval_text(const report::Metric& metric) {
+  return metric.interval ? report::fixed(metric.interval->low) + " – " + report::fixed(metric.interval->high) : "";
+}
+
 std::string to_text(const train::Evaluation& evaluation) {
   report::Table table({{"metric"}, {"value", report::Align::right}, {"95 % interval", report::Align::right}});
-  for (const report::Metric& metric : evaluation.metrics) {
-    std::string interval;
-    if (metric.interval) interval = report::fixed(metric.interval->low) + " – " + report::fixed(metric.interval->high);
-    table.add({metric.name, report::fixed(metric.value), interval});
-  }
+  for (const report::Metric& metric : evaluation.metrics) table.add({metric.name, report::fixed(metric.value), interval_text(metric)});
   std::string text = table.text() + "\n";
   if (!evaluation.patterns.empty()) {
     report::Table patterns({{"examples that have"}, {"examples", report::Align::right}, {"metric"}, {"value", report::Align::right}});
@@ -105,10 +105,6 @@ std::optional<report::Metric> difference_of(const Judged& one, const Judged& oth
       metric.interval->replicates.size() == reference->interval->replicates.size())
     difference.interval = report::difference(*metric.interval, *reference->interval);
   return difference;
-}
-
-std::string interval_text(const report::Metric& metric) {
-  return metric.interval ? report::fixed(metric.interval->low) + " – " + report::fixed(metric.interval->high) : "";
 }
 
 /// Runs in lines; of the first metric its interval too, and the difference to the first run.

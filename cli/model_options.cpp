@@ -1,15 +1,18 @@
 #include "model_options.h"
 
+#include "train/precision_options.h"
+
 namespace mmtune::cli {
 
 void ModelOptions::declare(Arguments& arguments) {
-  arguments.option(
-      "--weights", &weights,
-      {.help = "how the frozen weights lie in memory; the recipe's backbone.weights", .value = "TYPE", .choices = {"f32", "f16", "bf16"}});
+  arguments.option("--weights", &weights,
+                   {.help = "how the frozen weights lie in memory; the recipe's backbone.weights",
+                    .value = "TYPE",
+                    .choices = train::names_of(train::weight_storages())});
   arguments.option("--matmul-precision", &matmul_precision,
                    {.help = "how products with frozen weights are computed; the recipe's backbone.matmul_precision",
                     .value = "HOW",
-                    .choices = {"highest", "high", "medium"}});
+                    .choices = train::names_of(train::matmul_precisions())});
   arguments.option("--device", &device,
                    {.help = "where the model computes: cpu, cuda or cuda:N; the recipe's train.device", .value = "DEVICE"});
 }

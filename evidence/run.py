@@ -104,21 +104,21 @@ def one(row, seed, learning_rate):
     return once(row, folder_of(row, learning_rate) / f"seed-{seed}", overrides, "evidence.json", evaluate)
 
 
+def priced(row, learning_rate, *more):
+    return json.loads(mmtune("cost", row["recipe"], *overrides_of(row, learning_rate), "--tokens", plan.get("tokens", 12), *more, "--json"))["costs"][0]
+
+
 def cost_of(row, learning_rate):
     """Millions of multiply-accumulates of an example: a forward pass, a step."""
-    cost = json.loads(mmtune("cost", row["recipe"], *overrides_of(row, learning_rate), "--tokens", plan.get("tokens", 12), "--json"))["costs"][0]
+    cost = priced(row, learning_rate)
     return (cost["forward_macs"] + cost["expert_macs"]) / 1e6, cost["training_macs"] / 1e6
 
 
 def times_of(row, learning_rate):
     """A pass and a step, in passes of the backbone without the expert."""
-    def measured(*more):
-        told = mmtune("cost", row["recipe"], *overrides_of(row, learning_rate), "--tokens", plan.get("tokens", 12), "--measure", plan["measure"], *more, "--json")
-        return json.loads(told)["costs"][0]["step"]
-
-    whole = measured("--inference")
+    whole, step = (priced(row, learning_rate, "--measure", plan["measure"], *more)["step"] for more in (["--inference"], []))
     frozen = whole["fastest_seconds"] - whole.get("extra_seconds", 0)
-    return whole["fastest_seconds"] / frozen, measured()["fastest_seconds"] / frozen
+    return whole["fastest_seconds"] / frozen, step["fastest_seconds"] / frozen
 
 
 def costs_of(row, learning_rate):

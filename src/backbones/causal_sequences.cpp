@@ -13,8 +13,8 @@ namespace mmtune::backbones {
 
 namespace {
 
-/// The tokens of every text of a batch.
-std::vector<std::vector<std::int64_t>> texts_of(const ModelInputs& inputs) {
+/// The tokens of a batch's texts, one of them for each of `rows`.
+std::vector<std::vector<std::int64_t>> texts_of(const ModelInputs& inputs, const std::vector<std::int64_t>& rows) {
   const nn::Layout& layout = inputs.text_layout;
   const std::vector<std::int64_t> ids = numbers_of(inputs.input_ids);
   const std::vector<std::int64_t> there =
@@ -29,7 +29,9 @@ std::vector<std::vector<std::int64_t>> texts_of(const ModelInputs& inputs) {
                    .where = "text " + std::to_string(b + 1) + " of the batch",
                    .hint = "generate.instruction can put words around it"});
   }
-  return texts;
+  std::vector<std::vector<std::int64_t>> chosen;
+  for (const std::int64_t row : rows) chosen.push_back(texts.at(static_cast<std::size_t>(row)));
+  return chosen;
 }
 
 std::int64_t longest_of(const std::vector<std::vector<std::int64_t>>& texts) {
@@ -58,13 +60,9 @@ void CausalLm::set_noise(const SequenceNoise& noise) {
 
 at::Tensor CausalLm::taught(const ModelInputs& inputs, const std::vector<std::int64_t>& rows, const at::Tensor& said,
                             const at::Tensor& wanted, const nn::Context& context) {
-  const std::vector<std::vector<std::int64_t>> asked = texts_of(inputs);
+  std::vector<std::vector<std::int64_t>> whole = texts_of(inputs, rows);
   const TaughtAnswers answers = taught_answers(said, wanted);
-  std::vector<std::vector<std::int64_t>> whole;
-  for (std::size_t b = 0; b < rows.size(); ++b) {
-    whole.push_back(asked.at(static_cast<std::size_t>(rows[b])));
-    whole.back().insert(whole.back().end(), answers.read[b].begin(), answers.read[b].end());
-  }
+  for (std::size_t b = 0; b < whole.size(); ++b) whole[b].insert(whole[b].end(), answers.read[b].begin(), answers.read[b].end());
   std::vector<std::int64_t> ids, lengths, places;
   if (context.examples == 0) {
     for (const auto& text : whole) {
@@ -97,15 +95,13 @@ at::Tensor CausalLm::taught(const ModelInputs& inputs, const std::vector<std::in
 std::unique_ptr<CachedDecoder> CausalLm::begin(const ModelInputs& inputs, const std::vector<std::int64_t>& rows,
                                                const nn::Context& context) {
   const at::NoGradGuard no_grad;
-  const std::vector<std::vector<std::int64_t>> asked = texts_of(inputs);
-  const auto batch = static_cast<std::int64_t>(rows.size());
-  std::int64_t longest = 0;
-  for (const std::int64_t row : rows)
-    longest = std::max(longest, static_cast<std::int64_t>(asked.at(static_cast<std::size_t>(row)).size()) - 1);
+  const std::vector<std::vector<std::int64_t>> asked = texts_of(inputs, rows);
+  const auto batch = static_cast<std::int64_t>(asked.size());
+  const std::int64_t longest = longest_of(asked) - 1;
   at::Tensor ids = at::full({batch, longest}, tokens_.padding, at::kLong), start = at::empty({batch}, at::kLong);
   at::Tensor there = at::zeros({batch, longest}, at::kBool);
   for (std::int64_t b = 0; b < batch; ++b) {
-    const std::vector<std::int64_t>& text = asked[static_cast<std::size_t>(rows[static_cast<std::size_t>(b)])];
+    const std::vector<std::int64_t>& text = asked[static_cast<std::size_t>(b)];
     const auto length = static_cast<std::int64_t>(text.size()) - 1;
     std::copy_n(text.begin(), length, ids.data_ptr<std::int64_t>() + b * longest + longest - length);
     std::fill_n(there.data_ptr<bool>() + b * longest + longest - length, length, true);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/recipe.h"
+#include "train/precision_options.h"
 
 namespace mmtune::methods {
 
@@ -117,17 +118,9 @@ void declare(OptionVisitor& v, TvpTrainSection& s) {
           {.help = "save the state every n steps; 0: every epoch, and when five minutes have passed", .min = 0});
   v.field("log_every", s.log_every, {.help = "a line in metrics.jsonl every n steps", .min = 1});
   v.field("checkpointing", s.checkpointing, {.help = "gradient checkpointing: less memory, about a third more time, the same gradients"});
-  v.choice("weights", s.weights,
-           {{"f32", nn::Storage::f32},
-            {"f16", nn::Storage::f16, "half the memory; refused where a weight is over 65504"},
-            {"bf16", nn::Storage::bf16, "half the memory, fewer digits, float32's range"}},
+  v.choice("weights", s.weights, train::weight_storages(),
            {.help = "how the sources' frozen weights lie in memory; each is made float32 just before it is multiplied with"});
-  v.choice("matmul_precision", s.matmul_precision,
-           {{"highest", nn::MatmulPrecision::highest, "float32"},
-            {"high", nn::MatmulPrecision::high,
-             "as sums of two bfloat16 numbers (16 bits) on a processor with matrix units for those, else float32"},
-            {"medium", nn::MatmulPrecision::medium,
-             "rounded to bfloat16 (8 bits), added up in float32, on a processor that multiplies those, else float32"}},
+  v.choice("matmul_precision", s.matmul_precision, train::matmul_precisions(),
            {.help = "how products with frozen weights are computed, as PyTorch's float32_matmul_precision"});
 }
 

@@ -1,4 +1,5 @@
 #include "train/recipe.h"
+#include "train/precision_options.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -63,17 +64,9 @@ void declare(OptionVisitor& v, BackboneSection& s) {
            .min = 3,
            .unset = "what the tokenizer and the backbone allow"});
   v.field("max_seconds", s.max_seconds, {.help = "longest sound; longer ones are cut", .above = 0, .unset = "no limit"});
-  v.choice("weights", s.weights,
-           {{"f32", nn::Storage::f32},
-            {"f16", nn::Storage::f16, "half the memory; refused where a weight is over 65504"},
-            {"bf16", nn::Storage::bf16, "half the memory, fewer digits, float32's range"}},
+  v.choice("weights", s.weights, weight_storages(),
            {.help = "how the frozen weights lie in memory; each is made float32 just before it is multiplied with"});
-  v.choice("matmul_precision", s.matmul_precision,
-           {{"highest", nn::MatmulPrecision::highest, "float32"},
-            {"high", nn::MatmulPrecision::high,
-             "as sums of two bfloat16 numbers (16 bits) on a processor with matrix units for those, else float32"},
-            {"medium", nn::MatmulPrecision::medium,
-             "rounded to bfloat16 (8 bits), added up in float32, on a processor that multiplies those, else float32"}},
+  v.choice("matmul_precision", s.matmul_precision, matmul_precisions(),
            {.help = "how products with frozen weights are computed, as PyTorch's float32_matmul_precision"});
 }
 
