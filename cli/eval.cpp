@@ -1,7 +1,6 @@
 // mmtune eval RUN --data MANIFEST: the task's metrics with confidence intervals, loss and throughput.
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 
 #include "arguments.h"
@@ -12,6 +11,7 @@
 #include "model_options.h"
 #include "print.h"
 #include "prompted_run.h"
+#include "report/metric_json.h"
 #include "report/table.h"
 #include "train/evaluate.h"
 #include "train/features.h"
@@ -33,10 +33,6 @@ struct Options {
   bool json = false;
 };
 
-Json number(double value) {
-  return std::isfinite(value) ? Json(value) : Json();
-}
-
 /// A run, and what it made of the data.
 struct Judged {
   std::string run, method;
@@ -45,12 +41,6 @@ struct Judged {
   train::Evaluation evaluation;
 };
 
-Json to_json(const report::Metric& metric) {
-  Json entry = {{"value", number(metric.value)}};
-  if (metric.interval) entry["interval"] = {number(metric.interval->low), number(metric.interval->high)};
-  return entry;
-}
-
 Json to_json(const Judged& judged) {
   const train::Evaluation& evaluation = judged.evaluation;
   Json json = {{"data", judged.data},
@@ -58,13 +48,13 @@ Json to_json(const Judged& judged) {
                {"examples", evaluation.examples},
                {"skipped", evaluation.skipped.size()},
                {"seconds", evaluation.seconds},
-               {"examples_per_second", static_cast<double>(evaluation.examples) / evaluation.seconds}};
-  for (const report::Metric& metric : evaluation.metrics) json["metrics"][metric.name] = to_json(metric);
-  json["details"] = evaluation.details;
+               {"examples_per_second", static_cast<double>(evaluation.examples) / evaluation.seconds},
+               {"metrics", report::metrics_json(evaluation.metrics)},
+               {"details", evaluation.details}};
   for (const train::PatternResult& pattern : evaluation.patterns) {
     Json& entry = json["patterns"][pattern.pattern];
     entry["examples"] = pattern.examples;
-    for (const report::Metric& metric : pattern.metrics) entry["metrics"][metric.name] = number(metric.value);
+    for (const report::Metric& metric : pattern.metrics) entry["metrics"][metric.name] = report::number_or_null(metric.value);
   }
   return json;
 }
@@ -155,7 +145,7 @@ Judged judge(const Options& options, const std::string& subject, bool keep, cons
   const train::TrainedRun opened = open_question(question, options.model.applied_to(question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
   data::ReadOptions read = train::question_options_of(opened.recipe.data, question.data, *opened.task);
-  limit_as_asked(read, question.assignments, opened.recipe.data);
+  train::limit_as_asked(read, question.assignments, opened.recipe.data);
   if (!options.corrupt.empty()) read.corruption = vision::parse_corruption(options.corrupt, "--corrupt");
   const data::Dataset dataset = data::read_dataset(read);
   train::warn_of_skipped_rows(dataset);
@@ -198,7 +188,8 @@ int compare(const Options& options, const Session& session) {
     one["trainable_parameters"] = run.trained;
     if (&run != &runs.front())
       for (const report::Metric& metric : run.evaluation.metrics)
-        if (const auto difference = difference_of(run, runs.front(), metric)) one["less_the_first"][metric.name] = to_json(*difference);
+        if (const auto difference = difference_of(run, runs.front(), metric))
+          one["less_the_first"][metric.name] = report::metric_json(*difference);
     all.push_back(std::move(one));
   }
   print_json({{"runs", all}});

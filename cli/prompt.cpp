@@ -200,13 +200,14 @@ int transfer(const Options& options, const Session& session) {
   if (prompts.empty()) throw UsageError({.what = "prompt transfer needs a prompt", .where = "arguments"});
   std::vector<methods::NamedPrompt> named;
   for (const std::string& path : prompts) named.push_back(methods::named_prompt(path));
-  const methods::TransferOptions how{.models = models, .data = data, .corruptions = corruptions, .batch = options.batch};
+  const methods::TransferOptions how{
+      .models = models, .data = data, .corruptions = corruptions, .assignments = assignments, .batch = options.batch};
   const report::TransferMatrix matrix = [&] {
     if (!models.empty() && methods::is_classifier_run(models.front())) {
       train::set_threads(session.threads > 0
                              ? session.threads
                              : train::read_recipe_file(fs::path(models.front()) / "recipe.toml", assignments).train.threads);
-      return methods::classifier_transfer(named, how, assignments);
+      return methods::classifier_transfer(named, how);
     }
     const methods::TvpRecipe recipe = question_of(prompts.front(), assignments);
     train::set_threads(session.threads > 0 ? session.threads : recipe.train.threads);

@@ -4,15 +4,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "core/error.h"
 #include "methods/tvp_run.h"
 #include "methods/tvp_transfer.h"
 #include "print.h"
+#include "report/metric_json.h"
 #include "report/table.h"
 #include "train/machine.h"
-#include "zero_shot.h"
+#include "train/session.h"
 
 namespace mmtune::cli {
 
@@ -35,27 +35,13 @@ methods::ScoreRequest request_of(const PromptedQuestion& question, const methods
           .stop = {}};
 }
 
-Json number(double value) {
-  return std::isfinite(value) ? Json(value) : Json();
-}
-
-Json metrics_json(const std::vector<report::Metric>& metrics) {
-  Json json = Json::object();
-  for (const report::Metric& metric : metrics) {
-    Json& entry = json[metric.name];
-    entry["value"] = number(metric.value);
-    if (metric.interval) entry["interval"] = {number(metric.interval->low), number(metric.interval->high)};
-  }
-  return json;
-}
-
 }  // namespace
 
 int eval_prompted(const PromptedQuestion& question, const Session& session) {
   const methods::TvpRun run = methods::open_tvp_run(question.run, question.assignments);
   train::set_threads(session.threads > 0 ? session.threads : run.recipe.train.threads);
   data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, run.classes);
-  limit_as_asked(read, question.assignments, run.recipe.data);
+  train::limit_as_asked(read, question.assignments, run.recipe.data);
   if (!question.corrupt.empty()) read.corruption = vision::parse_corruption(question.corrupt, "--corrupt");
   const data::Dataset dataset = data::read_dataset(read);
   const methods::PromptedModel model = open_model(question, run.recipe);
@@ -83,8 +69,8 @@ int eval_prompted(const PromptedQuestion& question, const Session& session) {
     Json json = {{"data", dataset.source},     {"data_fingerprint", dataset.fingerprint},
                  {"examples", examples},       {"model", model.name},
                  {"seconds", seconds},         {"instruction", questions.instruction()},
-                 {"skipped", dataset.skipped}, {"metrics", metrics_json(rows[0].metrics)}};
-    for (const Row& row : rows) json["rows"][row.key] = metrics_json(row.metrics);
+                 {"skipped", dataset.skipped}, {"metrics", report::metrics_json(rows[0].metrics)}};
+    for (const Row& row : rows) json["rows"][row.key] = report::metrics_json(row.metrics);
     print_json(json);
     return 0;
   }
@@ -111,7 +97,7 @@ int predict_prompted(const PromptedQuestion& question, const Session& session) {
     dataset.examples.push_back(std::move(example));
   } else {
     data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, {});
-    limit_as_asked(read, question.assignments, run.recipe.data);
+    train::limit_as_asked(read, question.assignments, run.recipe.data);
     read.require_labels = false;
     dataset = data::read_dataset(read);
   }

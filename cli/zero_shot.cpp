@@ -1,6 +1,5 @@
 #include "zero_shot.h"
 
-#include <algorithm>
 #include <filesystem>
 
 #include "core/error.h"
@@ -36,12 +35,6 @@ train::TrainedRun open_question(const Question& question, const std::vector<std:
                                 .templates = question.templates,
                                 .data = question.data,
                                 .assignments = assignments});
-}
-
-void limit_as_asked(data::ReadOptions& read, const std::vector<std::string>& assignments, const train::DataSection& recipe) {
-  const bool asked =
-      std::any_of(assignments.begin(), assignments.end(), [](const std::string& one) { return one.starts_with("data.limit="); });
-  if (asked) read.limit = recipe.limit;
 }
 
 }  // namespace mmtune::cli

@@ -24,7 +24,4 @@ void declare_question(Arguments& arguments, Question& question, const std::strin
 /// `assignments` change the recipe: those of the question, and what other options say.
 train::TrainedRun open_question(const Question& question, const std::vector<std::string>& assignments);
 
-/// A run's own data.limit was for its training: other data is read whole, unless `assignments` say the limit that the recipe has now.
-void limit_as_asked(data::ReadOptions& read, const std::vector<std::string>& assignments, const train::DataSection& recipe);
-
 }  // namespace mmtune::cli

@@ -90,19 +90,19 @@ bool is_classifier_run(const fs::path& path) {
   return task != record.end() && task->is_object() && task->value("task", Json()) == "classify";
 }
 
-report::TransferMatrix classifier_transfer(const std::vector<NamedPrompt>& prompts, const TransferOptions& options,
-                                           std::span<const std::string> assignments) {
+report::TransferMatrix classifier_transfer(const std::vector<NamedPrompt>& prompts, const TransferOptions& options) {
   check_transfer(prompts, options);
   const experts::PixelPrompt none = nothing_in(prompts.front().prompt.shape());
   report::TransferMatrix matrix{.metric = metric_of(PromptTask::recognise), .models = options.models, .blocks = {}};
   std::vector<std::optional<vision::Corruption>> changes = {std::nullopt};
   changes.insert(changes.end(), options.corruptions.begin(), options.corruptions.end());
   for (const std::string& name : options.models) {
-    const PromptedClassifier classifier = open_classifier(name, assignments);
+    const PromptedClassifier classifier = open_classifier(name, options.assignments);
     std::size_t number = 0;
     for (const std::string& path : options.data) {
       for (const std::optional<vision::Corruption>& change : changes) {
         data::ReadOptions read = train::question_options_of(classifier.run.recipe.data, path, *classifier.run.task);
+        train::limit_as_asked(read, options.assignments, classifier.run.recipe.data);
         read.corruption = change;
         const data::Dataset dataset = data::read_dataset(read);
         if (dataset.multi_label)

@@ -3,7 +3,6 @@
 // they are.
 
 #include <filesystem>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -15,10 +14,9 @@ namespace mmtune::methods {
 bool is_classifier_run(const std::filesystem::path& path);
 
 /// Every prompt, the framed picture without one and the picture as the tower's processor makes it, on every run of `options.models`, for
-/// all data. Data is read as each run's own recipe says, with `assignments`; a visual prompt that a run has itself is taken off. A prompt's
-/// sources are the runs over the backbone that it was trained on. Throws Error or UsageError: no run of task classify, more than one label
-/// an example, a tower that does not read square pictures, runs that read different examples.
-report::TransferMatrix classifier_transfer(const std::vector<NamedPrompt>& prompts, const TransferOptions& options,
-                                           std::span<const std::string> assignments);
+/// all data. Data is read as each run's own recipe says, with `options.assignments`; a visual prompt that a run has itself is taken off. A
+/// prompt's sources are the runs over the backbone that it was trained on. Throws Error or UsageError: no run of task classify, more than
+/// one label an example, a tower that does not read square pictures, runs that read different examples.
+report::TransferMatrix classifier_transfer(const std::vector<NamedPrompt>& prompts, const TransferOptions& options);
 
 }  // namespace mmtune::methods

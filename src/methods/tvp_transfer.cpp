@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "train/session.h"
 
 namespace mmtune::methods {
 
@@ -84,6 +85,7 @@ report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vecto
   for (const std::string& path : options.data) {
     for (const std::optional<vision::Corruption>& change : changes) {
       data::ReadOptions read = prompt_question_options(recipe.data, path, recipe.data.classes);
+      train::limit_as_asked(read, options.assignments, recipe.data);
       read.corruption = change;
       sets.push_back(data::read_dataset(read));
       matrix.blocks.push_back(block_of(sets.back(), change, prompts));

@@ -26,6 +26,7 @@ struct TransferOptions {
   std::vector<std::string> models;
   std::vector<std::string> data;                ///< manifests, read as the recipe's [data] says
   std::vector<vision::Corruption> corruptions;  ///< of the pictures, beside the unchanged ones
+  std::vector<std::string> assignments;         ///< changes of the recipe that were asked for; data.limit among them holds here too
   std::int64_t batch = 32;
 };
 

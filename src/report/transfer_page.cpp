@@ -5,6 +5,7 @@
 
 #include "report/drawing.h"
 #include "report/html.h"
+#include "report/metric_json.h"
 #include "report/table.h"
 
 namespace mmtune::report {
@@ -13,10 +14,6 @@ namespace {
 
 std::string tag(const std::string& name, const std::string& content, const std::string& attributes = {}) {
   return "<" + name + (attributes.empty() ? "" : " " + attributes) + ">" + content + "</" + name + ">";
-}
-
-Json number_or_null(double value) {
-  return std::isfinite(value) ? Json(value) : Json();
 }
 
 std::string title_of(const TransferBlock& block) {
@@ -131,12 +128,7 @@ Json transfer_json(const TransferMatrix& matrix) {
       Json cells = Json::array();
       for (std::size_t i = 0; i < row.cells.size(); ++i) {
         const TransferCell& cell = row.cells[i];
-        Json one = {{"model", matrix.models[i]}, {"source", cell.source}};
-        for (const Metric& metric : cell.metrics) {
-          Json& entry = one["metrics"][metric.name];
-          entry["value"] = number_or_null(metric.value);
-          if (metric.interval) entry["interval"] = {number_or_null(metric.interval->low), number_or_null(metric.interval->high)};
-        }
+        Json one = {{"model", matrix.models[i]}, {"source", cell.source}, {"metrics", metrics_json(cell.metrics)}};
         if (cell.gain) one["gain"] = number_or_null(*cell.gain);
         if (cell.gain_interval) one["gain_interval"] = {number_or_null(cell.gain_interval->low), number_or_null(cell.gain_interval->high)};
         cells.push_back(std::move(one));

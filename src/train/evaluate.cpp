@@ -5,13 +5,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <map>
 #include <numeric>
 
 #include "core/error.h"
 #include "core/log.h"
 #include "data/prefetch.h"
+#include "report/metric_json.h"
 #include "train/retrieve.h"
 #include "train/sequence_answers.h"
 
@@ -167,7 +167,7 @@ std::optional<Evaluation> evaluate(const Model& model, const Task& task, const d
 
 Json to_json(const std::vector<report::Metric>& metrics) {
   Json json = Json::object();
-  for (const report::Metric& metric : metrics) json[metric.name] = std::isfinite(metric.value) ? Json(metric.value) : Json();
+  for (const report::Metric& metric : metrics) json[metric.name] = report::number_or_null(metric.value);
   return json;
 }
 

@@ -190,6 +190,12 @@ data::ReadOptions question_options_of(const DataSection& section, const std::str
   return options;
 }
 
+void limit_as_asked(data::ReadOptions& read, std::span<const std::string> assignments, const DataSection& section) {
+  const bool asked =
+      std::any_of(assignments.begin(), assignments.end(), [](const std::string& one) { return one.starts_with("data.limit="); });
+  if (asked) read.limit = section.limit;
+}
+
 Training prepare_training(const Recipe& recipe) {
   Training training;
   training.data = read_training_data(recipe.data, recipe.train.seed, has_labels(recipe.task));

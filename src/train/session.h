@@ -58,6 +58,8 @@ TrainedRun open_interpolated(const std::filesystem::path& path, std::span<const 
 
 /// How to read the data of a question: as the recipe says, but for what belongs to its own splits.
 data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task);
+/// A run's own data.limit was for its training: other data is read whole, unless `assignments` say the limit that `section` has now.
+void limit_as_asked(data::ReadOptions& read, std::span<const std::string> assignments, const DataSection& section);
 
 /// What a run keeps of its experts and head, with `metadata` in every expert. One expert lies in expert/ itself, several in
 /// expert/TOWER-KIND/.

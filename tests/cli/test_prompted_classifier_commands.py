@@ -108,6 +108,8 @@ def test_the_matrix_over_classifiers(tmp_path, world):
     assert [block["change"] for block in again["blocks"]] == ["", "contrast:5"]
     mine = again["blocks"][0]["rows"]
     assert mine[2]["cells"][0]["metrics"]["mean_score"] == block["rows"][2]["cells"][2]["metrics"]["mean_score"]
+    fewer = mmtune("prompt", "transfer", tmp_path / "vp", "--models", world["clip"], "--data", world["data"], "data.limit=7", "--json", check=0)
+    assert json.loads(fewer.stdout)["blocks"][0]["examples"] == 7
 
 
 def test_what_is_refused(tmp_path, world):

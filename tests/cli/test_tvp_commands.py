@@ -226,6 +226,10 @@ def test_a_prompt_alone_is_asked_by_key_value(tmp_path, world):
     rows = matrix["blocks"][0]["rows"]
     # A prompt of zeros is no prompt.
     assert rows[2]["cells"][0]["metrics"] == rows[0]["cells"][0]["metrics"] and rows[2]["cells"][0]["gain"] == 0
+    assert matrix["blocks"][0]["examples"] == 24
+    fewer = json.loads(mmtune("prompt", "transfer", tmp_path / "zero.safetensors", "question.instruction=what colour is it?", "data.limit=5",
+                              "--models", world["llava"], "--data", world["data"], "--json", check=0).stdout)
+    assert fewer["blocks"][0]["examples"] == 5
 
 
 def questions(tmp_path, world, text, labels):
