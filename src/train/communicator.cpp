@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/shared_library.h"
@@ -58,6 +59,23 @@ long launched() {
 }
 
 }  // namespace
+
+void Communicator::share(std::span<std::string> texts) {
+  if (!shared()) return;
+  // A float holds every whole number up to 2^24: lengths first, then the bytes where one process has any and the others have zeros.
+  std::vector<float> lengths, bytes;
+  for (const std::string& text : texts) lengths.push_back(static_cast<float>(text.size()));
+  sum(lengths);
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    for (std::size_t b = 0; b < static_cast<std::size_t>(lengths[i]); ++b)
+      bytes.push_back(texts[i].empty() ? 0.0F : static_cast<float>(static_cast<unsigned char>(texts[i][b])));
+  sum(bytes);
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    texts[i].resize(static_cast<std::size_t>(lengths[i]));
+    for (char& one : texts[i]) one = static_cast<char>(static_cast<unsigned char>(bytes[at++]));
+  }
+}
 
 void Communicator::wait() {
   float none = 0;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 
 namespace mmtune::train {
 
@@ -22,6 +23,9 @@ class Communicator {
   /// Every process' values become their sum over all of them; all processes call it alike, from the thread that made this object. Throws
   /// Error where the library says that it failed.
   virtual void sum(std::span<float> values) = 0;
+  /// Every process gives texts of its own, empty where another one gives it, and has all of them then: as many in every process, none
+  /// longer than 16 MiB.
+  void share(std::span<std::string> texts);
   /// All processes have come here once it returns.
   void wait();
   /// Ends all processes at once, this one with `code`.

@@ -45,19 +45,21 @@ bool each_batch(const Model& model, const data::Dataset& dataset, const ForwardO
   std::vector<std::int64_t> order(dataset.examples.size());
   std::iota(order.begin(), order.end(), std::int64_t{0});
   const BatchReader reader = model.reader(options.on_error, false, teach);
-  const auto read = [&](std::int64_t index) {
-    const std::int64_t begin = index * options.batch, length = std::min(options.batch, count - begin);
+  const std::int64_t size = options.all != nullptr ? options.all->size() : 1, rank = options.all != nullptr ? options.all->rank() : 0;
+  const auto read = [&](std::int64_t turn) {
+    const std::int64_t begin = (turn * size + rank) * options.batch, length = std::min(options.batch, count - begin);
     return reader.read(dataset, std::span(order).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(length)));
   };
-  data::Prefetcher<Batch> batches(0, (count + options.batch - 1) / options.batch, read, options.workers, 2 + options.workers);
+  const std::int64_t number = (count + options.batch - 1) / options.batch, turns = number > rank ? (number - rank - 1) / size + 1 : 0;
+  data::Prefetcher<Batch> batches(0, turns, read, options.workers, 2 + options.workers);
   std::optional<Progress> progress;
-  if (!options.label.empty()) progress.emplace(options.label, count, "examples");
+  if (!options.label.empty() && rank == 0) progress.emplace(options.label, count, "examples");
   std::int64_t done = 0;
   while (const std::optional<Batch> batch = batches.next()) {
     if (options.stop && options.stop()) return false;
     done += static_cast<std::int64_t>(batch->examples.size() + batch->skipped.size());
     use(*batch);
-    if (progress) progress->update(done);
+    if (progress) progress->update(std::min(count, done * size));
   }
   if (progress) progress->finish();
   return true;
@@ -84,29 +86,16 @@ struct SharedLogits {
 
 SharedLogits shared_logits(const Model& model, const data::Dataset& dataset, const ForwardOptions& options, std::int64_t outputs,
                            std::vector<std::string>& skipped) {
-  Communicator& all = *options.all;
   const auto count = static_cast<std::int64_t>(dataset.examples.size());
   // One buffer for one sum; the last column says which rows are filled.
   const at::Tensor buffer = at::zeros({count, outputs + 1}, at::kFloat);
-  const std::int64_t batches = (count + options.batch - 1) / options.batch, rank = all.rank(), size = all.size();
-  const BatchReader reader = model.reader(options.on_error);
-  const auto read = [&](std::int64_t turn) {
-    std::vector<std::int64_t> indices;
-    const std::int64_t begin = (turn * size + rank) * options.batch;
-    for (std::int64_t i = begin; i < std::min(begin + options.batch, count); ++i) indices.push_back(i);
-    return reader.read(dataset, indices);
-  };
-  const std::int64_t turns = batches > rank ? (batches - rank - 1) / size + 1 : 0;
-  data::Prefetcher<Batch> own(0, turns, read, options.workers, 2 + options.workers);
-  const at::NoGradGuard no_grad;
-  while (const std::optional<Batch> batch = own.next()) {
-    skipped.insert(skipped.end(), batch->skipped.begin(), batch->skipped.end());
-    if (batch->examples.empty()) continue;
-    const at::Tensor rows = at::tensor(batch->examples, at::kLong);
-    const at::Tensor logits = model.forward(*batch, {}).to(at::kCPU);
-    buffer.index_copy_(0, rows, at::cat({logits, at::ones({logits.size(0), 1})}, 1));
-  }
-  all.sum({buffer.data_ptr<float>(), static_cast<std::size_t>(buffer.numel())});
+  forward_all(model, dataset, options, [&](const at::Tensor& logits, const Batch& batch) {
+    skipped.insert(skipped.end(), batch.skipped.begin(), batch.skipped.end());
+    if (batch.examples.empty()) return;
+    const at::Tensor rows = at::tensor(batch.examples, at::kLong);
+    buffer.index_copy_(0, rows, at::cat({logits.to(at::kCPU), at::ones({logits.size(0), 1})}, 1));
+  });
+  options.all->sum({buffer.data_ptr<float>(), static_cast<std::size_t>(buffer.numel())});
   return {buffer.narrow(1, 0, outputs), buffer.select(1, outputs)};
 }
 

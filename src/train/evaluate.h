@@ -21,14 +21,14 @@ struct ForwardOptions {
   OnError on_error = OnError::stop;
   std::string label;            ///< of the progress bar; empty: none
   std::function<bool()> stop;   ///< asked between batches; unset: never. Not together with several processes
-  Communicator* all = nullptr;  ///< of evaluate(): processes that share the work, all with the same model and data
+  Communicator* all = nullptr;  ///< processes that share the work, all with the same model and data; null: this one does it
 };
 
-/// Calls `use` with every batch of a data set, in file order, without gradients. `teach`: batches have the answers' words too, where the
-/// model writes. False where `stop` ended it early.
+/// Calls `use` with every batch of a data set that is this process' to do, in file order, without gradients. `teach`: batches have the
+/// answers' words too, where the model writes. False where `stop` ended it early.
 bool each_batch(const Model& model, const data::Dataset& dataset, const ForwardOptions& options, bool teach,
                 const std::function<void(const Batch&)>& use);
-/// Calls `use` with the logits [B, outputs] of every batch, without gradients. False where `stop` ended it early.
+/// The same with the logits [B, outputs] of every batch. False where `stop` ended it early.
 bool forward_all(const Model& model, const data::Dataset& dataset, const ForwardOptions& options,
                  const std::function<void(const at::Tensor&, const Batch&)>& use);
 

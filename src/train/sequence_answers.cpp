@@ -134,44 +134,67 @@ struct Judged {
   std::map<std::string, std::size_t> caption_of;
 };
 
-void judge(const Sequences& task, const data::Dataset& dataset, const Batch& batch, const std::vector<WrittenAnswer>& answers,
-           Judged& judged) {
+/// What the model made of one example.
+struct Asked {
+  double loss = 0, length = 0;
+  std::string words;
+  std::optional<BoxCorners> box;
+};
+
+void judge(const Sequences& task, const data::Dataset& dataset, std::size_t number, const Asked& asked, Judged& judged) {
   const Wording& wording = task.wording();
-  for (std::size_t i = 0; i < answers.size(); ++i) {
-    const data::Example& example = dataset.examples[static_cast<std::size_t>(batch.examples[i])];
-    const WrittenAnswer& answer = answers[i];
-    switch (task.kind()) {
-      case AnswerKind::label: {
-        const auto found = std::find(wording.classes().begin(), wording.classes().end(), answer.words);
-        const std::int64_t number = found == wording.classes().end() ? -1 : found - wording.classes().begin();
-        judged.predicted.push_back(number);
-        judged.truth.push_back(example.labels.front());
-        judged.scores.push_back(number == example.labels.front() ? 1.0 : 0.0);
-        judged.unmatched += number < 0 ? 1 : 0;
-        break;
-      }
-      case AnswerKind::box:
-        judged.scores.push_back(answer.box && boxes_agree(*answer.box, Wording::true_box(example)) ? 1.0 : 0.0);
-        judged.unmatched += answer.box ? 0 : 1;
-        break;
-      case AnswerKind::annotators: {
-        const std::string said = data::normal_answer(answer.words);
-        const auto given = std::count_if(example.answers.begin(), example.answers.end(),
-                                         [&](const std::string& other) { return data::normal_answer(other) == said; });
-        judged.scores.push_back(data::soft_score(given, static_cast<std::int64_t>(example.answers.size())));
-        break;
-      }
-      case AnswerKind::words: {
-        // Rows with the same picture have its references between them.
-        const std::string key = example.image ? example.image->display() : "row " + std::to_string(batch.examples[i]);
-        const auto [found, added] = judged.caption_of.try_emplace(key, judged.captions.size());
-        if (added) judged.captions.push_back({.candidate = report::caption_tokens(answer.words), .references = {}});
-        std::vector<std::string> references = example.answers;
-        if (references.empty()) references.push_back(example.text.value());
-        for (const std::string& one : references) judged.captions[found->second].references.push_back(report::caption_tokens(one));
-        break;
-      }
+  const data::Example& example = dataset.examples[number];
+  judged.losses.push_back(asked.loss);
+  judged.lengths.push_back(asked.length);
+  switch (task.kind()) {
+    case AnswerKind::label: {
+      const auto found = std::find(wording.classes().begin(), wording.classes().end(), asked.words);
+      const std::int64_t said = found == wording.classes().end() ? -1 : found - wording.classes().begin();
+      judged.predicted.push_back(said);
+      judged.truth.push_back(example.labels.front());
+      judged.scores.push_back(said == example.labels.front() ? 1.0 : 0.0);
+      judged.unmatched += said < 0 ? 1 : 0;
+      break;
     }
+    case AnswerKind::box:
+      judged.scores.push_back(asked.box && boxes_agree(*asked.box, Wording::true_box(example)) ? 1.0 : 0.0);
+      judged.unmatched += asked.box ? 0 : 1;
+      break;
+    case AnswerKind::annotators: {
+      const std::string said = data::normal_answer(asked.words);
+      const auto given = std::count_if(example.answers.begin(), example.answers.end(),
+                                       [&](const std::string& other) { return data::normal_answer(other) == said; });
+      judged.scores.push_back(data::soft_score(given, static_cast<std::int64_t>(example.answers.size())));
+      break;
+    }
+    case AnswerKind::words: {
+      // Rows with the same picture have its references between them.
+      const std::string key = example.image ? example.image->display() : "row " + std::to_string(number);
+      const auto [found, added] = judged.caption_of.try_emplace(key, judged.captions.size());
+      if (added) judged.captions.push_back({.candidate = report::caption_tokens(asked.words), .references = {}});
+      std::vector<std::string> references = example.answers;
+      if (references.empty()) references.push_back(example.text.value());
+      for (const std::string& one : references) judged.captions[found->second].references.push_back(report::caption_tokens(one));
+      break;
+    }
+  }
+}
+
+/// All processes' examples in every process.
+void share(Communicator& all, std::vector<std::optional<Asked>>& asked) {
+  std::vector<std::string> texts(asked.size());
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    if (!asked[i]) continue;
+    const Asked& one = *asked[i];
+    // CBOR keeps numbers whole, and takes words that are no UTF-8.
+    Json::to_cbor(Json::array({one.loss, one.length, one.words, one.box ? Json(*one.box) : Json()}), texts[i]);
+  }
+  all.share(texts);
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    if (asked[i] || texts[i].empty()) continue;
+    const Json one = Json::from_cbor(texts[i]);
+    asked[i] = Asked{.loss = one[0].get<double>(), .length = one[1].get<double>(), .words = one[2].get<std::string>(), .box = {}};
+    if (!one[3].is_null()) asked[i]->box = one[3].get<BoxCorners>();
   }
 }
 
@@ -241,18 +264,24 @@ std::optional<Evaluation> evaluate_sequences(const Model& model, const Sequences
                                              const ForwardOptions& options, const std::optional<report::BootstrapOptions>& bootstrap) {
   Evaluation result;
   const auto begin = std::chrono::steady_clock::now();
-  Judged judged;
-  Json shown = Json::array();
+  std::vector<std::optional<Asked>> asked(dataset.examples.size());
   const bool whole = each_batch(model, dataset, options, true, [&](const Batch& batch) {
     result.skipped.insert(result.skipped.end(), batch.skipped.begin(), batch.skipped.end());
     if (batch.examples.empty()) return;
     const std::vector<double> losses = task.plain_losses(model.forward(batch, {}), dataset, batch.examples);
     const at::Tensor lengths = batch.learned.sum(1).to(at::kDouble).contiguous();
-    judged.losses.insert(judged.losses.end(), losses.begin(), losses.end());
-    judged.lengths.insert(judged.lengths.end(), lengths.const_data_ptr<double>(), lengths.const_data_ptr<double>() + lengths.numel());
-    judge(task, dataset, batch, answers_to(model, task, dataset, batch, 1), judged);
+    std::vector<WrittenAnswer> answers = answers_to(model, task, dataset, batch, 1);
+    for (std::size_t i = 0; i < answers.size(); ++i)
+      asked[static_cast<std::size_t>(batch.examples[i])] = Asked{.loss = losses[i],
+                                                                 .length = lengths[static_cast<std::int64_t>(i)].item<double>(),
+                                                                 .words = std::move(answers[i].words),
+                                                                 .box = answers[i].box};
   });
   if (!whole) return std::nullopt;
+  if (options.all != nullptr) share(*options.all, asked);
+  Judged judged;
+  for (std::size_t i = 0; i < asked.size(); ++i)
+    if (asked[i]) judge(task, dataset, i, *asked[i], judged);
   result.examples = static_cast<std::int64_t>(judged.losses.size());
   if (result.examples == 0)
     throw Error({.what = "no example could be read", .where = dataset.source, .got = result.skipped.empty() ? "" : result.skipped.front()});

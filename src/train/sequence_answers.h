@@ -25,7 +25,7 @@ struct WrittenAnswer {
 std::vector<WrittenAnswer> answers_to(const Model& model, const Sequences& task, const data::Dataset& dataset, const Batch& batch,
                                       std::int64_t top);
 
-/// evaluate() for these tasks. With several processes each does all of it.
+/// evaluate() for these tasks.
 std::optional<Evaluation> evaluate_sequences(const Model& model, const Sequences& task, const data::Dataset& dataset,
                                              const ForwardOptions& options, const std::optional<report::BootstrapOptions>& bootstrap);
 

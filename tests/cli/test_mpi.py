@@ -105,6 +105,27 @@ def test_examples_that_cannot_be_read_are_counted_once(world, tmp_path):
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.parametrize("task", ["caption", "ground"])
+def test_written_answers_are_shared_out(tmp_path, task):
+    pytest.importorskip("torch")
+    from ofa_models import make_ofa
+
+    ofa = make_ofa(tmp_path / "ofa", ["what does the image describe? a red box, a green box which region does the text describe?"] * 20)
+    rows = read_lines(make_pictures(tmp_path / "pictures", 21, 1))
+    for i, row in enumerate(rows):
+        row["image"] = str(tmp_path / "pictures" / row["image"])
+        row |= {"answers": [f"a {row['label']} box"]} if task == "caption" else {"text": f"the {row['label']} one", "answers": [f"{i % 5},2,18,17"]}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # At this rate nothing is learned: what differs is who answers.
+    recipe = write_recipe(tmp_path / "recipe.toml", task=task, backbone={"main": ofa}, expert={"method": "adapter", "bottleneck": 4},
+                          data={"train": tmp_path / "rows.jsonl", "valid": tmp_path / "rows.jsonl"}, generate={"max_tokens": 5},
+                          train={"epochs": 1, "batch": 4, "lr": 1e-12})
+    mmtune("--threads", 1, "train", recipe, "--out", tmp_path / "one", check=0)
+    mpirun(2, "train", recipe, "--out", tmp_path / "two")
+    (one,), (two,) = (learned(tmp_path / run, "valid") for run in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5) and len(one) > 1
+
+
 def test_resuming_and_a_finished_run(world, tmp_path):
     mpirun(2, "train", world / "text.toml", "--out", tmp_path / "whole")
     mpirun(2, "train", world / "text.toml", "--out", tmp_path / "part", "--resume")
