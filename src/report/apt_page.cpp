@@ -34,10 +34,10 @@ std::string fact(const std::string& name, const std::string& value) {
 
 /// The prompts that are the strongest, by the share of the rows; the rest of the bar is the others' and that of rows without any.
 std::string bar(const AptPlace& place) {
-  constexpr double width = 320;
+  constexpr double width = 220;
   std::string svg =
-      "<svg viewBox=\"0 0 320 18\" width=\"320\" height=\"18\" role=\"img\" aria-label=\"strongest prompts\">"
-      "<rect x=\"0\" y=\"8\" width=\"320\" height=\"2\" fill=\"currentColor\" fill-opacity=\"0.15\"/>";
+      "<svg viewBox=\"0 0 220 18\" width=\"220\" height=\"18\" role=\"img\" aria-label=\"strongest prompts\">"
+      "<rect x=\"0\" y=\"8\" width=\"220\" height=\"2\" fill=\"currentColor\" fill-opacity=\"0.15\"/>";
   double x = 0;
   for (const auto& [prompt, share] : place.strongest) {
     const double wide = share * width;
@@ -50,7 +50,7 @@ std::string bar(const AptPlace& place) {
 
 std::string place_table(const AptTower& tower) {
   std::string rows =
-      "<tr><th>attention</th><th>strongest prompts, by share of the rows</th><th>rows with any</th><th>prompts a row</th><th>mean "
+      "<tr><th>attention</th><th>strongest prompts</th><th>rows with any</th><th>prompts a row</th><th>mean "
       "weight</th><th>prompts used</th></tr>";
   for (const AptPlace& place : tower.places)
     rows += "<tr><td>" + escape_html(place.name) + "</td><td>" + bar(place) + "</td><td>" + percent(place.fired) + "</td><td>" +
@@ -78,14 +78,15 @@ std::string prompt_card(const AptPrompt& prompt) {
          (patches.empty() ? "" : "<div class=\"gallery\">" + patches + "</div>");
 }
 
-std::string map(const AptExample& example) {
+/// The picture, and where prompts fire in it.
+std::string maps(const AptExample& example) {
   constexpr double side = 240;
   const double height = side * static_cast<double>(example.rows) / static_cast<double>(example.columns);
   const double wide = side / static_cast<double>(example.columns), high = height / static_cast<double>(example.rows);
-  std::string svg = "<svg viewBox=\"0 0 " + number(side, 0) + " " + number(height, 0) + "\" width=\"" + number(side, 0) + "\" height=\"" +
-                    number(height, 0) + "\" role=\"img\" aria-label=\"where prompts fire in " + escape_html(example.id) +
-                    "\"><image href=\"" + example.picture + "\" width=\"" + number(side, 0) + "\" height=\"" + number(height, 0) +
-                    "\" preserveAspectRatio=\"none\"/>";
+  const std::string sized = "\" width=\"" + number(side, 0) + "\" height=\"" + number(height, 0) + "\"";
+  std::string svg = "<svg viewBox=\"0 0 " + number(side, 0) + " " + number(height, 0) + sized +
+                    " role=\"img\" aria-label=\"where prompts fire in " + escape_html(example.id) + "\"><image href=\"" + example.picture +
+                    sized + " preserveAspectRatio=\"none\" style=\"filter:grayscale(1)\"/>";
   for (std::size_t i = 0; i < example.patches.size(); ++i) {
     const AptStrength& one = example.patches[i];
     const std::size_t row = i / example.columns;
@@ -94,7 +95,7 @@ std::string map(const AptExample& example) {
            colour(one.prompt) + "\" fill-opacity=\"" + number(0.8 * one.strength, 3) + "\"><title>" + prompt_name(one.prompt) + ": " +
            number(one.strength, 2) + "</title></rect>";
   }
-  return svg + "</svg>";
+  return "<div class=\"wide\" style=\"display:flex;gap:.5rem\"><img src=\"" + example.picture + sized + " alt=\"\">" + svg + "</svg></div>";
 }
 
 std::string example_card(const AptExample& example) {
@@ -108,7 +109,7 @@ std::string example_card(const AptExample& example) {
              "%, transparent);padding:0 0.15rem;border-radius:3px\" title=\"" + prompt_name(one.prompt) + ": " + number(one.strength, 2) +
              "\">" + escape_html(word) + "</span> ";
   if (!words.empty()) card += tag("p", words);
-  if (!example.picture.empty() && example.columns > 0) card += "<div class=\"wide\">" + map(example) + "</div>";
+  if (!example.picture.empty() && example.columns > 0) card += maps(example);
   return card;
 }
 
@@ -122,7 +123,9 @@ std::string apt_page(const AptPage& page) {
   body +=
       tag("p",
           "A row is a word or a patch as an attention sees it. A prompt fires for a row whose score against its key is above zero; what is "
-          "added to the attention's output is the sum of the prompts, each by its score, times the largest of them.");
+          "added to the attention's output is the sum of the prompts, each by its score, times the largest of them. A bar shows for how "
+          "large a "
+          "share of the rows each prompt is the strongest.");
   for (const AptTower& tower : page.towers) {
     body += tag("h2", "The " + escape_html(tower.name) + " tower, attention by attention") + place_table(tower);
     if (tower.places.empty()) continue;
@@ -130,7 +133,8 @@ std::string apt_page(const AptPage& page) {
     body += tag("h3", "What its prompts answer to, at " + escape_html(place));
     for (const AptPrompt& prompt : tower.prompts) body += prompt_card(prompt);
     body += tag("h3", "Where they fire, at " + escape_html(place));
-    body += tag("p", "The colour is that of the strongest prompt; the fuller, the more is added.", "class=\"soft\"");
+    body += tag("p", "The colour is that of the strongest prompt; the fuller, the more is added, of words and of patches each.",
+                "class=\"soft\"");
     for (const AptExample& example : tower.examples) body += example_card(example);
   }
   return html_page("Which prompts fire for what", body);

@@ -32,7 +32,8 @@ struct AptPrompt {
   std::vector<AptInput> inputs;
 };
 
-/// A row of an example: how much is added to it, from 0 to 1 of the most at this place among the examples shown, and by which prompt most.
+/// A row of an example: how much is added to it, from 0 to 1 of the most that a word, or a patch, of the examples shown has at this place,
+/// and by which prompt most.
 struct AptStrength {
   double strength = 0;
   std::size_t prompt = 0;

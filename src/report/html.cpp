@@ -17,6 +17,7 @@ constexpr std::string_view style = R"css(
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1rem;max-width:68rem;background:var(--back);color:var(--text);font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.25rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:0 0 .4rem}
+body>h3{margin-top:1.6rem}
 p{margin:.4rem 0 .8rem;max-width:46rem}.soft{color:var(--soft)}small{color:var(--soft)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}

@@ -144,13 +144,14 @@ class Explainer {
 
   std::vector<std::vector<std::int64_t>> labels() const {
     std::vector<std::vector<std::int64_t>> all;
-    for (std::size_t i = 0; i < answers_.examples.size(); ++i) all.push_back(example(i).labels);
+    for (std::size_t i = 0; i < answers_.examples.size(); ++i) all.push_back(run_.task->truth(example(i)));
     return all;
   }
 
   std::string label_text(const data::Example& one) const {
     std::string text;
-    for (const std::int64_t label : one.labels) text += (text.empty() ? "" : ", ") + run_.task->classes()[static_cast<std::size_t>(label)];
+    for (const std::int64_t label : run_.task->truth(one))
+      text += (text.empty() ? "" : ", ") + run_.task->classes()[static_cast<std::size_t>(label)];
     return text;
   }
 
@@ -188,7 +189,7 @@ class Explainer {
       for (std::size_t i = 0; i < group.size(); ++i) {
         if (group[i] != k) continue;
         members.push_back(i);
-        for (const std::int64_t label : example(i).labels) ++counts[label];
+        for (const std::int64_t label : run_.task->truth(example(i))) ++counts[label];
       }
       std::stable_sort(members.begin(), members.end(), [&](std::size_t a, std::size_t b) { return scores.at(a, k) > scores.at(b, k); });
       for (std::size_t i = 0; i < std::min(members.size(), options_.gallery); ++i)
@@ -233,10 +234,11 @@ class Explainer {
     std::map<std::int64_t, std::pair<double, double>> counts;
     for (std::size_t i = 0; i < answers.examples.size(); ++i) {
       const data::Example& one = dataset_.examples[static_cast<std::size_t>(answers.examples[i])];
-      if (one.labels.size() != 1 || answers.predictions[i].labels.size() != 1) continue;
-      auto& [right, all] = counts[one.labels.front()];
+      const std::vector<std::int64_t> truth = run_.task->truth(one);
+      if (truth.size() != 1 || answers.predictions[i].labels.size() != 1) continue;
+      auto& [right, all] = counts[truth.front()];
       all += 1;
-      if (answers.predictions[i].labels.front() == run_.task->classes()[static_cast<std::size_t>(one.labels.front())]) right += 1;
+      if (answers.predictions[i].labels.front() == run_.task->classes()[static_cast<std::size_t>(truth.front())]) right += 1;
     }
     std::map<std::int64_t, double> shares;
     for (const auto& [label, count] : counts) shares[label] = count.first / count.second;

@@ -206,14 +206,15 @@ class TowerExplainer {
 
   report::AptTower finish() {
     report::AptTower tower{.name = tower_.name(), .shown = shown_, .prompts = prompts_, .examples = examples_};
-    double most = 1e-12;
+    // In one stream words may be answered many times as strongly as patches, which would not be seen beside them.
+    double most_of_words = 1e-12, most_of_patches = 1e-12;
     for (const report::AptExample& example : tower.examples) {
-      for (const auto& [word, one] : example.words) most = std::max(most, one.strength);
-      for (const report::AptStrength& one : example.patches) most = std::max(most, one.strength);
+      for (const auto& [word, one] : example.words) most_of_words = std::max(most_of_words, one.strength);
+      for (const report::AptStrength& one : example.patches) most_of_patches = std::max(most_of_patches, one.strength);
     }
     for (report::AptExample& example : tower.examples) {
-      for (auto& [word, one] : example.words) one.strength /= most;
-      for (report::AptStrength& one : example.patches) one.strength /= most;
+      for (auto& [word, one] : example.words) one.strength /= most_of_words;
+      for (report::AptStrength& one : example.patches) one.strength /= most_of_patches;
     }
     for (const PlaceSums& sums : sums_) {
       report::AptPlace place{.name = sums.name,
@@ -291,7 +292,10 @@ class TowerExplainer {
 /// What an example should be answered with.
 std::string truth_of(const data::Example& example, const Task& task) {
   std::vector<std::string> all = example.answers;
-  for (const std::int64_t label : example.labels) all.push_back(task.classes()[static_cast<std::size_t>(label)]);
+  if (task.labelled()) {
+    all.clear();
+    for (const std::int64_t label : task.truth(example)) all.push_back(task.classes()[static_cast<std::size_t>(label)]);
+  }
   std::sort(all.begin(), all.end());
   all.erase(std::unique(all.begin(), all.end()), all.end());
   std::string text;

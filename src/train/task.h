@@ -61,6 +61,10 @@ class Task {
   virtual const std::vector<std::string>& classes() const = 0;
   /// Whether examples must have labels.
   virtual bool labelled() const { return true; }
+  /// What an example should be answered with, as indices into classes(); none where that is not among them.
+  virtual std::vector<std::int64_t> truth(const data::Example& example) const {
+    return labelled() ? example.labels : std::vector<std::int64_t>();
+  }
   /// Whether a training example can teach anything; the others are left out.
   virtual bool learns_from(const data::Example&) const { return true; }
   /// What is to be read for these training examples instead of themselves: the same number for each of them, one's behind the other's.

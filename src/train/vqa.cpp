@@ -76,6 +76,12 @@ at::Tensor Vqa::targets(const data::Dataset& dataset, std::span<const std::int64
   return targets;
 }
 
+std::vector<std::int64_t> Vqa::truth(const data::Example& example) const {
+  const std::vector<data::AnswerScore> scores = space_.scores(example);
+  const auto best = std::max_element(scores.begin(), scores.end(), [](const auto& a, const auto& b) { return a.score < b.score; });
+  return best == scores.end() ? std::vector<std::int64_t>() : std::vector<std::int64_t>{best->answer};
+}
+
 at::Tensor Vqa::losses(const at::Tensor& logits, const at::Tensor& targets) const {
   if (loss_ == VqaLoss::binary) return at::binary_cross_entropy_with_logits(logits, targets, {}, {}, at::Reduction::None).sum(1);
   const at::Tensor shares = targets / targets.sum(1, true).clamp_min(1e-12);

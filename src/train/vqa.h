@@ -28,6 +28,8 @@ class Vqa final : public Task {
   const std::vector<std::string>& classes() const override { return space_.answers(); }
   Json describe() const override;
   bool labelled() const override { return false; }
+  /// The answer that scores most, the first of equals.
+  std::vector<std::int64_t> truth(const data::Example& example) const override;
   /// An example none of whose answers is listed teaches nothing.
   bool learns_from(const data::Example& example) const override { return !space_.scores(example).empty(); }
 

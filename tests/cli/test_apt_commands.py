@@ -5,7 +5,7 @@ import json
 import random
 
 import pytest
-from training_support import COLOURS, make_clip, make_image_model, make_picture, make_text_model, mmtune, write_jsonl, write_recipe
+from training_support import COLOURS, make_clip, make_image_model, make_picture, make_text_model, mmtune, read_lines, write_jsonl, write_recipe
 
 WIDTH, LAYERS, TOKENS = 32, 2, 10
 
@@ -69,6 +69,22 @@ def test_vqa_on_two_towers(world, tmp_path):
     numbers = json.loads(mmtune("explain", run, "--data", world / "vqa_test.jsonl", "--out", page, "--json", check=0).stdout)
     assert all(0 <= place["fired"] <= 1 and place["used"] <= place["prompts"] for tower in numbers["towers"] for place in tower["places"])
     assert mmtune("explain", run, "--data", world / "vqa_test.jsonl", "--out", page, "--id", "nobody").returncode == 2
+
+
+def test_pages_of_vqa_tell_answers_not_labels(world, tmp_path):
+    """A manifest may have labels of another task, more of them than there are answers."""
+    rows = [row | {"label": f"zebra {i}"} for i, row in enumerate(read_lines(world / "vqa_test.jsonl"))]
+    for row in rows:
+        row["image"] = str(world / row["image"])
+    data, page = write_jsonl(tmp_path / "labelled.jsonl", rows), tmp_path / "page.html"
+    towers = {"main": world / "bert", "condition": world / "vit"}
+    sections = {"task": "vqa", "vqa": {"min_count": 5}, "train": {"epochs": 1}, "data": {"train": world / "vqa_train.jsonl", "valid": world / "vqa_test.jsonl"}}
+    apt, _ = learn(world, tmp_path, "apt", backbone=towers, **sections)
+    mmtune("explain", apt, "--data", data, "--out", page, "--id", "q3", check=0)
+    assert f"<b>{list(COLOURS)[0].title()}, a cup</b>" in page.read_text() and "zebra" not in page.read_text()
+    mope, _ = learn(world, tmp_path, "mope", backbone=towers, expert={"method": "mope", "experts": 2, "prompt_length": 2}, **sections)
+    mmtune("explain", mope, "--data", data, "--out", page, "--id", "q3", check=0)
+    assert f"label <b>{list(COLOURS)[0]}</b>" in page.read_text() and "zebra" not in page.read_text()
 
 
 def test_pair_on_two_towers(world, tmp_path):
