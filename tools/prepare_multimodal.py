@@ -141,10 +141,10 @@ def tokenizer(corpus, specials, size):
     return json.loads(made.to_str())
 
 
-def write_tokenizer(out, name, made, length):
+def write_tokenizer(out, name, made, length, **specials):
     (out / name).mkdir(exist_ok=True)
     (out / name / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **specials}
     (out / name / "tokenizer_config.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
     print(f"{out / name}: {len(made['model']['vocab'])} tokens")
 
@@ -153,10 +153,12 @@ def write_tokenizers(rows, out):
     corpus = ["USER:", "ASSISTANT:", "Question:", "Answer:", "Short answer:", "\n"]
     corpus += [text for row in rows for question in row["questions"] for text in question]
     for name, size in BYTE_LEVEL.items():
-        write_tokenizer(out, name, tokenizer(corpus, ["<s>", "<pad>", "</s>", "<unk>", "<image>"], size), 128)
+        write_tokenizer(out, name, tokenizer(corpus, ["<s>", "<pad>", "</s>", "<unk>", "<image>"], size), 128, bos_token="<s>", pad_token="<pad>",
+                        eos_token="</s>", unk_token="<unk>")
     made = tokenizer([text for row in rows for text in row["texts"]], ["<|startoftext|>", "<|endoftext|>"], 800)
     made["post_processor"] = {"type": "RobertaProcessing", "sep": ["<|endoftext|>", 1], "cls": ["<|startoftext|>", 0], "trim_offsets": False, "add_prefix_space": False}
-    write_tokenizer(out, "clip", made, 32)
+    end = "<|endoftext|>"
+    write_tokenizer(out, "clip", made, 32, bos_token="<|startoftext|>", eos_token=end, pad_token=end)
 
 
 def main():

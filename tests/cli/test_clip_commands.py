@@ -3,9 +3,10 @@
 import json
 import math
 
+import numpy
 import pytest
 
-from training_support import COLOURS, make_clip, make_pictures, make_text_model, make_texts, mmtune, write_recipe
+from training_support import COLOURS, ROOT, make_clip, make_pictures, make_text_model, make_texts, mmtune, write_recipe
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -187,3 +188,21 @@ def test_models_and_runs_that_take_no_prompts(work, tmp_path):
     (tmp_path / "run/run.json").write_text("{}")
     done = mmtune("eval", tmp_path / "run", "--data", "x", "--classes", "a,b", check=2)
     assert "a run has its own classes" in done.stderr
+
+
+def test_the_bundled_model_answers_as_in_transformers(tmp_path):
+    from PIL import Image
+
+    folder = ROOT / "models" / "mmtune-clip-small"
+    pixels = numpy.random.default_rng(0).integers(0, 256, (80, 97, 3), dtype=numpy.uint8)
+    Image.fromarray(pixels).resize((64, 64)).resize((97, 80)).save(tmp_path / "a.png")
+    model = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    names = ["forest", "a river", "industrial buildings"]
+    texts = transformers.AutoTokenizer.from_pretrained(folder)([f"this is a photo of {name}" for name in names], padding=True, return_tensors="pt")
+    pictures = transformers.CLIPImageProcessor.from_pretrained(folder)(images=Image.open(tmp_path / "a.png").convert("RGB"), return_tensors="pt")
+    with torch.no_grad():
+        expected = model(input_ids=texts["input_ids"], attention_mask=texts["attention_mask"], pixel_values=pictures["pixel_values"])
+    said = json.loads(mmtune("predict", "mmtune-clip-small", "--image", tmp_path / "a.png", "--classes", ",".join(names), "--template",
+                             "this is a photo of {}", "--top", 3, "--json", check=0).stdout)
+    scores = {one["label"]: one["score"] for one in said["top"]}
+    assert [scores[name] for name in names] == pytest.approx(expected.logits_per_image.softmax(-1)[0].tolist(), abs=2e-4)
