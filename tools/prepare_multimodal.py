@@ -22,6 +22,7 @@ FASHION = {"T-shirt/top": "t-shirt or top", "Ankle boot": "ankle boot"}
 WEIGHTS = {"caltech20": 3.0, "clothing10": 3.0, "flowers5": 3.0, "bccd": 2.0, "easy_vqa": 0.5, "emoji": 0.7, "mnist_fsdd": 0.5}
 SCENES = 4000
 BYTE_LEVEL = {"llava": 700, "opt": 1000, "t5": 500}
+NAMED = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
 def spoken(pack, name):
@@ -153,8 +154,7 @@ def write_tokenizers(rows, out):
     corpus = ["USER:", "ASSISTANT:", "Question:", "Answer:", "Short answer:", "\n"]
     corpus += [text for row in rows for question in row["questions"] for text in question]
     for name, size in BYTE_LEVEL.items():
-        write_tokenizer(out, name, tokenizer(corpus, ["<s>", "<pad>", "</s>", "<unk>", "<image>"], size), 128, bos_token="<s>", pad_token="<pad>",
-                        eos_token="</s>", unk_token="<unk>")
+        write_tokenizer(out, name, tokenizer(corpus, ["<s>", "<pad>", "</s>", "<unk>", "<image>"], size), 128, **NAMED, bos_token="</s>" if name == "opt" else "<s>")
     made = tokenizer([text for row in rows for text in row["texts"]], ["<|startoftext|>", "<|endoftext|>"], 800)
     made["post_processor"] = {"type": "RobertaProcessing", "sep": ["<|endoftext|>", 1], "cls": ["<|startoftext|>", 0], "trim_offsets": False, "add_prefix_space": False}
     end = "<|endoftext|>"
