@@ -144,8 +144,7 @@ Judged judge(const Options& options, const std::string& subject, bool keep, cons
   question.subject = subject;
   const train::TrainedRun opened = open_question(question, options.model.applied_to(question.assignments));
   train::set_threads(session.threads > 0 ? session.threads : opened.recipe.train.threads);
-  data::ReadOptions read = train::question_options_of(opened.recipe.data, question.data, *opened.task);
-  train::limit_as_asked(read, question.assignments, opened.recipe.data);
+  data::ReadOptions read = train::question_options_of(opened.recipe.data, question.data, *opened.task, question.assignments);
   if (!options.corrupt.empty()) read.corruption = vision::parse_corruption(options.corrupt, "--corrupt");
   const data::Dataset dataset = data::read_dataset(read);
   train::warn_of_skipped_rows(dataset);

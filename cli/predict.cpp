@@ -93,8 +93,8 @@ int predict_one(const Options& options, const train::TrainedRun& opened) {
 }
 
 int predict_many(const Options& options, const train::TrainedRun& opened) {
-  data::ReadOptions read = train::question_options_of(opened.recipe.data, options.question.data, *opened.task);
-  train::limit_as_asked(read, options.question.assignments, opened.recipe.data);
+  data::ReadOptions read =
+      train::question_options_of(opened.recipe.data, options.question.data, *opened.task, options.question.assignments);
   read.require_labels = false;
   read.classes.clear();  // labels, where there are any, are none of our business
   const data::Dataset dataset = data::read_dataset(read);

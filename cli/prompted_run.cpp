@@ -40,8 +40,7 @@ methods::ScoreRequest request_of(const PromptedQuestion& question, const methods
 int eval_prompted(const PromptedQuestion& question, const Session& session) {
   const methods::TvpRun run = methods::open_tvp_run(question.run, question.assignments);
   train::set_threads(session.threads > 0 ? session.threads : run.recipe.train.threads);
-  data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, run.classes);
-  train::limit_as_asked(read, question.assignments, run.recipe.data);
+  data::ReadOptions read = train::question_options_of(run.recipe.data, question.data, run.classes, question.assignments);
   if (!question.corrupt.empty()) read.corruption = vision::parse_corruption(question.corrupt, "--corrupt");
   const data::Dataset dataset = data::read_dataset(read);
   const methods::PromptedModel model = open_model(question, run.recipe);
@@ -96,8 +95,7 @@ int predict_prompted(const PromptedQuestion& question, const Session& session) {
     dataset.source = "the command line";
     dataset.examples.push_back(std::move(example));
   } else {
-    data::ReadOptions read = methods::prompt_question_options(run.recipe.data, question.data, {});
-    train::limit_as_asked(read, question.assignments, run.recipe.data);
+    data::ReadOptions read = train::question_options_of(run.recipe.data, question.data, std::vector<std::string>(), question.assignments);
     read.require_labels = false;
     dataset = data::read_dataset(read);
   }

@@ -152,4 +152,10 @@ std::vector<AnswerScore> AnswerSpace::scores(const Example& example) const {
   return scores;
 }
 
+std::optional<AnswerScore> AnswerSpace::best(const Example& example) const {
+  const std::vector<AnswerScore> all = scores(example);
+  const auto found = std::max_element(all.begin(), all.end(), [](const AnswerScore& a, const AnswerScore& b) { return a.score < b.score; });
+  return found == all.end() ? std::nullopt : std::optional(*found);
+}
+
 }  // namespace mmtune::data

@@ -3,6 +3,7 @@
 // the list of common answers that a model chooses from.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,6 +39,8 @@ class AnswerSpace {
   bool normalises() const { return normalise_; }
   /// Every listed answer that an annotator gave, by index; empty where none is listed.
   std::vector<AnswerScore> scores(const Example& example) const;
+  /// The one of them that scores most, the first of equals; nothing where none is listed.
+  std::optional<AnswerScore> best(const Example& example) const;
 
  private:
   std::vector<std::string> answers_;

@@ -101,8 +101,7 @@ report::TransferMatrix classifier_transfer(const std::vector<NamedPrompt>& promp
     std::size_t number = 0;
     for (const std::string& path : options.data) {
       for (const std::optional<vision::Corruption>& change : changes) {
-        data::ReadOptions read = train::question_options_of(classifier.run.recipe.data, path, *classifier.run.task);
-        train::limit_as_asked(read, options.assignments, classifier.run.recipe.data);
+        data::ReadOptions read = train::question_options_of(classifier.run.recipe.data, path, *classifier.run.task, options.assignments);
         read.corruption = change;
         const data::Dataset dataset = data::read_dataset(read);
         if (dataset.multi_label)

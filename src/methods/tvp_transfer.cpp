@@ -63,17 +63,6 @@ NamedPrompt named_prompt(const std::filesystem::path& path) {
   return named;
 }
 
-data::ReadOptions prompt_question_options(const train::DataSection& section, const std::string& path, std::vector<std::string> classes) {
-  train::DataSection own = section;
-  own.train = path;
-  own.train_where.clear();
-  own.shots = 0;
-  own.limit = 0;
-  data::ReadOptions options = train::read_options_of(own, train::Split::train, std::move(classes));
-  options.columns_must_exist = false;
-  return options;
-}
-
 report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vector<NamedPrompt>& prompts, const TransferOptions& options) {
   check_transfer(prompts, options);
   const experts::PromptShape shape = prompts.front().prompt.shape();
@@ -84,8 +73,7 @@ report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vecto
   changes.insert(changes.end(), options.corruptions.begin(), options.corruptions.end());
   for (const std::string& path : options.data) {
     for (const std::optional<vision::Corruption>& change : changes) {
-      data::ReadOptions read = prompt_question_options(recipe.data, path, recipe.data.classes);
-      train::limit_as_asked(read, options.assignments, recipe.data);
+      data::ReadOptions read = train::question_options_of(recipe.data, path, recipe.data.classes, options.assignments);
       read.corruption = change;
       sets.push_back(data::read_dataset(read));
       matrix.blocks.push_back(block_of(sets.back(), change, prompts));

@@ -45,7 +45,4 @@ report::TransferCell transfer_cell(PromptTask task, std::int64_t replicates, con
 /// without a prompt: those of the first. Throws Error or UsageError: no model or data, prompts of different frames.
 report::TransferMatrix transfer_matrix(const TvpRecipe& recipe, const std::vector<NamedPrompt>& prompts, const TransferOptions& options);
 
-/// How a question reads its data: as the recipe's [data] says, but for what belongs to its own splits.
-data::ReadOptions prompt_question_options(const train::DataSection& section, const std::string& path, std::vector<std::string> classes);
-
 }  // namespace mmtune::methods

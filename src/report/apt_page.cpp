@@ -123,9 +123,8 @@ std::string apt_page(const AptPage& page) {
   body +=
       tag("p",
           "A row is a word or a patch as an attention sees it. A prompt fires for a row whose score against its key is above zero; what is "
-          "added to the attention's output is the sum of the prompts, each by its score, times the largest of them. A bar shows for how "
-          "large a "
-          "share of the rows each prompt is the strongest.");
+          "added to the attention's output is the sum of the prompts, each by its score, times the largest of them. A bar shows for "
+          "how large a share of the rows each prompt is the strongest.");
   for (const AptTower& tower : page.towers) {
     body += tag("h2", "The " + escape_html(tower.name) + " tower, attention by attention") + place_table(tower);
     if (tower.places.empty()) continue;

@@ -1,10 +1,10 @@
 #include "train/recipe.h"
-#include "train/precision_options.h"
 
 #include <algorithm>
 #include <filesystem>
 
 #include "core/recipe.h"
+#include "train/precision_options.h"
 
 namespace mmtune::train {
 

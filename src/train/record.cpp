@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/version.h"
+#include "report/metric_json.h"
 #include "train/machine.h"
 
 namespace mmtune::train {
@@ -80,9 +81,7 @@ void add_progress(Json& record, const TrainState& state, const Training& trainin
   record["skipped_examples"] = state.skipped;
   record["stopped_early"] = state.stopped_early;
   if (state.best_step >= 0)
-    record["best"] = {{"metric", training.metric},
-                      {"value", std::isfinite(state.best_metric) ? Json(state.best_metric) : Json()},
-                      {"step", state.best_step}};
+    record["best"] = {{"metric", training.metric}, {"value", report::number_or_null(state.best_metric)}, {"step", state.best_step}};
   std::int64_t width = 1;
   for (const auto& tower : training.model->towers()) width = std::max(width, tower->backbone().info().width);
   record["performance"] = times.summary(1024, width, training.model->device());

@@ -178,22 +178,26 @@ void warn_of_skipped_rows(const data::Dataset& dataset) {
     log_warning(dataset.source + ": " + std::to_string(dataset.skipped) + " bad rows are left out; the first: " + dataset.first_skipped);
 }
 
-data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task) {
+data::ReadOptions question_options_of(const DataSection& section, const std::string& path, std::vector<std::string> classes,
+                                      std::span<const std::string> assignments) {
   DataSection own = section;
   own.train = path;
   own.train_where.clear();
   own.shots = 0;
-  own.limit = 0;
-  data::ReadOptions options = read_options_of(own, Split::train, task.labelled() ? task.classes() : std::vector<std::string>());
-  options.require_labels = options.require_labels && task.labelled();
+  const bool limited =
+      std::any_of(assignments.begin(), assignments.end(), [](const std::string& one) { return one.starts_with("data.limit="); });
+  if (!limited) own.limit = 0;
+  data::ReadOptions options = read_options_of(own, Split::train, std::move(classes));
   options.columns_must_exist = false;
   return options;
 }
 
-void limit_as_asked(data::ReadOptions& read, std::span<const std::string> assignments, const DataSection& section) {
-  const bool asked =
-      std::any_of(assignments.begin(), assignments.end(), [](const std::string& one) { return one.starts_with("data.limit="); });
-  if (asked) read.limit = section.limit;
+data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task,
+                                      std::span<const std::string> assignments) {
+  data::ReadOptions options =
+      question_options_of(section, path, task.labelled() ? task.classes() : std::vector<std::string>(), assignments);
+  options.require_labels = options.require_labels && task.labelled();
+  return options;
 }
 
 Training prepare_training(const Recipe& recipe) {

@@ -56,10 +56,13 @@ TrainedRun open_run(const std::filesystem::path& path, std::span<const std::stri
 /// coefficients from the record. Throws UsageError for another run, Error where an expert's run is gone.
 TrainedRun open_interpolated(const std::filesystem::path& path, std::span<const std::string> assignments = {});
 
-/// How to read the data of a question: as the recipe says, but for what belongs to its own splits.
-data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task);
-/// A run's own data.limit was for its training: other data is read whole, unless `assignments` say the limit that `section` has now.
-void limit_as_asked(data::ReadOptions& read, std::span<const std::string> assignments, const DataSection& section);
+/// How to read the data of a question: as the recipe says, but for what belongs to its own splits. A run's data.limit was for its training:
+/// other data is read whole, unless `assignments` say the limit that `section` has now.
+data::ReadOptions question_options_of(const DataSection& section, const std::string& path, std::vector<std::string> classes,
+                                      std::span<const std::string> assignments = {});
+/// The same with the classes of a task that has labels.
+data::ReadOptions question_options_of(const DataSection& section, const std::string& path, const Task& task,
+                                      std::span<const std::string> assignments = {});
 
 /// What a run keeps of its experts and head, with `metadata` in every expert. One expert lies in expert/ itself, several in
 /// expert/TOWER-KIND/.

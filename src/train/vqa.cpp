@@ -77,9 +77,8 @@ at::Tensor Vqa::targets(const data::Dataset& dataset, std::span<const std::int64
 }
 
 std::vector<std::int64_t> Vqa::truth(const data::Example& example) const {
-  const std::vector<data::AnswerScore> scores = space_.scores(example);
-  const auto best = std::max_element(scores.begin(), scores.end(), [](const auto& a, const auto& b) { return a.score < b.score; });
-  return best == scores.end() ? std::vector<std::int64_t>() : std::vector<std::int64_t>{best->answer};
+  const std::optional<data::AnswerScore> best = space_.best(example);
+  return best ? std::vector<std::int64_t>{best->answer} : std::vector<std::int64_t>();
 }
 
 at::Tensor Vqa::losses(const at::Tensor& logits, const at::Tensor& targets) const {

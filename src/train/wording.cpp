@@ -141,10 +141,9 @@ std::vector<std::int64_t> Wording::prompt(const data::Example& example) const {
 
 std::optional<std::pair<std::string, double>> Wording::best_answer(const data::Example& example) const {
   if (setup_.space) {
-    std::optional<std::pair<std::string, double>> best;
-    for (const data::AnswerScore& one : setup_.space->scores(example))
-      if (!best || one.score > best->second) best = {setup_.space->answers()[static_cast<std::size_t>(one.answer)], one.score};
-    return best;
+    const std::optional<data::AnswerScore> best = setup_.space->best(example);
+    if (!best) return std::nullopt;
+    return std::pair(setup_.space->answers()[static_cast<std::size_t>(best->answer)], best->score);
   }
   // The most common one; the first of equals.
   std::map<std::string, std::int64_t> counts;
