@@ -6,7 +6,7 @@
 Every task's expert (LoRA on the bundled ViLT, recipes/pi/small_vilt.toml) is trained once on its data: the library, and its graph with
 pictures and a page. Then, for every target, size (examples a class; 0: all) and seed: the target's own expert on that data with half of
 the steps; a graph of it and the library without the target; interpolation with its neighbours for the other half, from the own expert;
-and, with all steps from nothing, a longer run of one expert and full fine-tuning. Rates of the experts and of full fine-tuning are
+and, with all steps, a longer run of one expert, one expert begun from the nearest neighbour's, and full fine-tuning. Rates of the experts and of full fine-tuning are
 chosen among three with the first seed by the validation data; interpolations take the expert's. Prints test accuracies as mean and
 standard deviation, what the coefficients did, and how the graph groups the modalities. What is done already is not done again.
 """
@@ -25,10 +25,10 @@ parser.add_argument("--tasks", type=pathlib.Path, default=pathlib.Path("data/pi_
 parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/pi"))
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--seeds", default="1,2,3")
-parser.add_argument("--targets", default="caltech20,clothing10,emoji_twemoji,digits_heard,snips,nlvr")
+parser.add_argument("--targets", default="caltech20,flowers5,emoji_twemoji,digits_heard,snips,easy_vqa")
 parser.add_argument("--sizes", default="16,0", help="examples a class; 0: all of the training data")
-parser.add_argument("--steps", default="30,60", help="half of the steps, one number a size")
-parser.add_argument("--library-steps", type=int, default=120)
+parser.add_argument("--steps", default="30,45", help="half of the steps, one number a size")
+parser.add_argument("--library-steps", type=int, default=240)
 parser.add_argument("--samples", type=int, default=300, help="examples of a task embedding")
 options = parser.parse_args()
 mmtune = program(options.threads)
@@ -101,6 +101,9 @@ def methods(target, size, seed, runs):
     found["π, k = 2, coefficients at the experts' rate"] = average("pi-2-slow", f"neighbours=2,coefficient_lr={rate:g}")
     found["random neighbours, k = 2"] = average("random-2", f"neighbours=2,pick='random',pick_seed={seed}")
     found["least similar, k = 2"] = average("least-2", "neighbours=2,pick='least_similar'")
+    near, = json.loads(mmtune("graph", "neighbours", target, "-k", 1, "--graph", graph, "--json"))
+    found["begun from the nearest neighbour"] = trained(folder / "from-nearest", target, 2 * half, *data, f"train.lr={rate:g}",
+                                                        f"expert={{method='pi',experts=['{runs[near['neighbour']]}']}}")
     found["uniform soup, k = 2; the head learns"] = average("soup-2", "neighbours=2,train_experts=false,train_coefficients=false")
     return found
 
@@ -135,6 +138,10 @@ for i, one in enumerate(names):
 print("\n| modalities of two tasks | similarity, mean and standard deviation over the pairs |\n|---|---|")
 for kinds, values in sorted(pairs.items(), key=lambda item: -statistics.mean(item[1])):
     print(f"| {kinds} | {spread(values, 3)} |")
+alike = sum(modalities[name] == modalities[names[max((j for j in range(len(names)) if j != i), key=graph["similarity"][i].__getitem__)]]
+            for i, name in enumerate(names))
+chance = sum(kind == other for i, kind in enumerate(modalities.values()) for j, other in enumerate(modalities.values()) if i != j) / (len(names) - 1)
+print(f"\nThe nearest task is of the same modality for {alike} of {len(names)} tasks; by chance {chance:.1f} would be.")
 
 targets = options.targets.split(",")
 for size in sizes:

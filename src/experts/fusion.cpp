@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "experts/interpolated.h"
+#include "experts/interpolation_part.h"
 #include "experts/kinds.h"
 #include "nn/layers.h"
 

@@ -2,22 +2,20 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
+#include <functional>
 #include <numeric>
 
 #include "core/error.h"
-#include "core/listed.h"
 #include "experts/kinds.h"
 
 namespace mmtune::experts {
 
 namespace {
-
-namespace fs = std::filesystem;
 
 /// A logit lead that leaves nothing of the others' coefficients in float32.
 constexpr double lead = 80;
@@ -48,56 +46,18 @@ double lora_scale(const Json& config, const std::string& site) {
   return alpha / (config.value("use_rslora", false) ? std::sqrt(rank) : rank);
 }
 
-bool is_lora_tensor(const std::string& name) {
-  return name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight");
-}
-
-/// The gradient of a leaf, made where there is none yet.
-at::Tensor& gradient_of(at::Tensor& leaf) {
-  at::Tensor& gradient = leaf.mutable_grad();
-  if (!gradient.defined()) gradient = at::zeros_like(leaf);
-  return gradient;
-}
-
-fs::path expert_folder(const std::string& run) {
-  fs::path path(run);
-  std::error_code ignored;
-  if (!fs::is_directory(path, ignored))
-    throw Error({.what = "the run folder of an expert is gone",
-                 .where = printable(run),
-                 .expected = "a folder that mmtune train left",
-                 .hint = "name experts that are there in expert.experts, or build the graph anew without it"});
-  if (fs::exists(path / "adapter_config.json", ignored)) return path;
-  if (fs::exists(path / "expert" / "adapter_config.json", ignored)) return path / "expert";
-  if (fs::is_directory(path / "expert", ignored))
-    throw Error({.what = "the run has several experts",
-                 .where = printable(run),
-                 .hint = "name the folder of one of them: " + (path / "expert" / "…").string()});
-  throw Error({.what = "the run has no expert", .where = printable(run), .expected = "expert/adapter_config.json"});
+/// Zeros for the gradient of a leaf that has none yet.
+void make_gradient(at::Tensor& leaf) {
+  if (!leaf.grad().defined()) leaf.mutable_grad() = at::zeros_like(leaf);
 }
 
 }  // namespace
-
-InterpolationPart read_part(const std::string& run, backbones::Backbone& backbone, const std::string& fingerprint) {
-  const fs::path folder = expert_folder(run);
-  const std::unique_ptr<Expert> expert = load_expert(folder, backbone, fingerprint, fingerprint.empty());
-  InterpolationPart part{.task = fs::path(run).lexically_normal().filename().string(),
-                         .folder = folder.string(),
-                         .tensors = {},
-                         .config = expert->config(),
-                         .kind = std::string(expert->kind())};
-  if (part.task.empty()) part.task = fs::path(run).lexically_normal().parent_path().filename().string();
-  for (const nn::NamedTensor& one : expert->tensors()) part.tensors.push_back({one.name, one.tensor.detach().clone()});
-  if (part.tensors.empty())
-    throw Error({.what = "the expert has no tensors that could be averaged", .where = folder.string(), .got = part.kind});
-  return part;
-}
 
 Interpolated::Interpolated(backbones::Backbone& backbone, std::vector<InterpolationPart> parts, std::optional<std::size_t> target,
                            const InterpolationOptions& options)
     : parts_(std::move(parts)), target_(target), options_(options) {
   MMTUNE_ASSERT(!parts_.empty() && (!target_ || *target_ < parts_.size()));
-  for (const InterpolationPart& part : parts_) refuse_unlike(part);
+  for (const InterpolationPart& part : parts_) refuse_unlike(parts_.front(), part);
   const std::unique_ptr<ExpertRecipe> recipe = expert_recipe(parts_.front().kind);
   recipe->read_config(carrier_config(), parts_.front().folder);
   carrier_ = recipe->build(backbone, at::detail::createCPUGenerator(0));
@@ -121,38 +81,6 @@ Interpolated::Interpolated(backbones::Backbone& backbone, std::vector<Interpolat
   logits_.requires_grad_(options_.train_coefficients && !fixed && parts_.size() > 1);
   for (InterpolationPart& part : parts_)
     for (nn::NamedTensor& one : part.tensors) one.tensor.requires_grad_(options_.train_experts);
-}
-
-void Interpolated::refuse_unlike(const InterpolationPart& part) const {
-  const InterpolationPart& first = parts_.front();
-  const std::string where = printable(part.folder) + " beside " + printable(first.folder);
-  if (part.kind != first.kind)
-    throw Error({.what = "experts of different kinds cannot be averaged", .where = where, .expected = first.kind, .got = part.kind});
-  if (part.config.value("use_dora", false))
-    throw Error({.what = "DoRA's updates cannot be averaged exactly: its lengths belong to one update",
-                 .where = printable(part.folder),
-                 .expected = "dora = false"});
-  for (const char* key : {"gated", "activation", "variant", "scale", "behind_norm", "weight", "keys", "learn_scale"})
-    if (part.config.value(key, Json()) != first.config.value(key, Json()))
-      throw Error({.what = std::string("the experts differ in \"") + key + "\"",
-                   .where = where,
-                   .expected = first.config.value(key, Json()).dump(),
-                   .got = part.config.value(key, Json()).dump()});
-  if (part.tensors.size() != first.tensors.size())
-    throw Error({.what = "the experts stand at different sites",
-                 .where = where,
-                 .expected = std::to_string(first.tensors.size()) + " tensors",
-                 .got = std::to_string(part.tensors.size())});
-  for (std::size_t i = 0; i < first.tensors.size(); ++i) {
-    const nn::NamedTensor &a = first.tensors[i], &b = part.tensors[i];
-    if (a.name != b.name) throw Error({.what = "the experts stand at different sites", .where = where, .expected = a.name, .got = b.name});
-    if (a.tensor.sizes() == b.tensor.sizes() || (part.kind == "lora" && is_lora_tensor(a.name))) continue;
-    throw Error({.what = "the experts have different shapes (another length or bottleneck), and no exact projection joins them",
-                 .where = where + ", tensor \"" + a.name + "\"",
-                 .expected = shape_text(a.tensor.sizes()),
-                 .got = shape_text(b.tensor.sizes()),
-                 .hint = "train all experts with the same [expert] section"});
-  }
 }
 
 Json Interpolated::carrier_config() const {
@@ -254,12 +182,12 @@ at::Tensor Interpolated::part_tensor(const Piece& piece, std::size_t part) const
 }
 
 void Interpolated::merge() {
-  const at::NoGradGuard no_grad;
   const std::vector<std::vector<double>> shares = coefficients();
-  for (const Piece& piece : pieces_) {
+  const at::Device device = parts_.front().tensors.front().tensor.device();
+  for (nn::NamedTensor& one : carried_)
+    if (one.tensor.device() != device) one.tensor.set_data(one.tensor.to(device));
+  for_pieces([&](const Piece& piece, std::size_t) {
     at::Tensor& carried = carried_[piece.tensor].tensor;
-    const at::Device device = parts_.front().tensors[piece.tensor].tensor.device();
-    if (carried.device() != device) carried.set_data(carried.to(device));
     at::Tensor out = piece.count > 0 ? carried.narrow(1, piece.first, piece.count) : carried;
     const std::vector<double>& share = shares[piece.site];
     if (piece.form == Piece::Form::mean) {
@@ -268,7 +196,7 @@ void Interpolated::merge() {
       at::mul_out(out, part_tensor(piece, 0), at::scalar_tensor(share[0]));
       for (std::size_t i = 1; i < parts_.size(); ++i) out.add_(part_tensor(piece, i), share[i]);
       if (fixed_.empty() && !options_.weights.empty() && base.defined()) out.add_(base.to(device), left);
-      continue;
+      return;
     }
     const bool a = piece.form == Piece::Form::lora_a;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
@@ -276,6 +204,20 @@ void Interpolated::merge() {
       block.copy_(part_tensor(piece, i));
       if (!a) block.mul_(share[i] * piece.factor[i]);
     }
+  });
+}
+
+void Interpolated::for_pieces(const std::function<void(const Piece& piece, std::size_t number)>& work) const {
+  const auto some = [&](std::int64_t begin, std::int64_t end) {
+    const at::NoGradGuard no_grad;  // of this thread
+    for (auto number = static_cast<std::size_t>(begin); number < static_cast<std::size_t>(end); ++number) work(pieces_[number], number);
+  };
+  const auto count = static_cast<std::int64_t>(pieces_.size());
+  // A site's tensors are too small for threads to share; another device has a queue of its own.
+  if (parts_.front().tensors.front().tensor.is_cpu()) {
+    at::parallel_for(0, count, 1, some);
+  } else {
+    some(0, count);
   }
 }
 
@@ -300,10 +242,13 @@ void Interpolated::after_backward() {
   const at::NoGradGuard no_grad;
   const std::vector<std::vector<double>> shares = coefficients();
   const std::size_t count = parts_.size();
-  std::vector<std::vector<double>> g(sites_.size(), std::vector<double>(count, 0.0));
-  for (const Piece& piece : pieces_) {
+  for (InterpolationPart& part : parts_)
+    for (std::size_t t = 0; t < part.tensors.size(); ++t)
+      if (part.tensors[t].tensor.requires_grad() && carried_[t].tensor.grad().defined()) make_gradient(part.tensors[t].tensor);
+  std::vector<double> products(pieces_.size() * count, 0.0);
+  for_pieces([&](const Piece& piece, std::size_t number) {
     const at::Tensor& whole = carried_[piece.tensor].tensor.grad();
-    if (!whole.defined()) continue;  // nothing reached it
+    if (!whole.defined()) return;  // nothing reached it
     const at::Tensor gradient = piece.count > 0 ? whole.narrow(1, piece.first, piece.count) : whole;
     for (std::size_t i = 0; i < count; ++i) {
       const double share = shares[piece.site][i];
@@ -319,13 +264,16 @@ void Interpolated::after_backward() {
       }
       if (logits_.requires_grad() && piece.form != Piece::Form::lora_a) {
         const double factor = piece.form == Piece::Form::lora_b ? piece.factor[i] : 1.0;
-        g[piece.site][i] += factor * product_of(own, part_tensor(piece, i));
+        products[number * count + i] = factor * product_of(own, part_tensor(piece, i));
       }
       if (!leaf.requires_grad()) continue;
-      at::Tensor& total = gradient_of(leaf);
+      at::Tensor& total = leaf.mutable_grad();
       (piece.count > 0 ? total.narrow(1, piece.first, piece.count) : total).add_(own, weight);
     }
-  }
+  });
+  std::vector<std::vector<double>> g(sites_.size(), std::vector<double>(count, 0.0));
+  for (std::size_t number = 0; number < pieces_.size(); ++number)
+    for (std::size_t i = 0; i < count; ++i) g[pieces_[number].site][i] += products[number * count + i];
   for (nn::NamedTensor& one : carried_) one.tensor.mutable_grad() = at::Tensor();
   if (!logits_.requires_grad()) return;
   at::Tensor change = at::empty({static_cast<std::int64_t>(sites_.size()), static_cast<std::int64_t>(count)}, at::kDouble);
@@ -334,7 +282,8 @@ void Interpolated::after_backward() {
     const double mean = std::inner_product(g[s].begin(), g[s].end(), shares[s].begin(), 0.0);
     for (std::size_t i = 0; i < count; ++i) numbers[s * count + i] = shares[s][i] * (g[s][i] - mean);
   }
-  gradient_of(logits_).add_(change.to(logits_.options().requires_grad(false)));
+  make_gradient(logits_);
+  logits_.mutable_grad().add_(change.to(logits_.options().requires_grad(false)));
 }
 
 void Interpolated::choose(std::size_t which) {

@@ -8,12 +8,14 @@
 // g_j). LoRA's updates are averaged, not its factors: Σ α_i s_i B_i A_i is one LoRA whose rank is the sum of theirs, [α_1 B_1 …]·[A_1; …].
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "experts/expert.h"
+#include "experts/interpolation_part.h"
 
 namespace mmtune::experts {
 
@@ -33,19 +35,6 @@ struct InterpolationOptions {
   bool once = false;
   std::optional<double> coefficient_lr;  ///< unset: that of everything else
 };
-
-/// An expert to be averaged, as it lies on disk.
-struct InterpolationPart {
-  std::string task;    ///< a name for people
-  std::string folder;  ///< that holds adapter_config.json
-  std::vector<nn::NamedTensor> tensors;
-  Json config;  ///< in the backbone's own names (Expert::config)
-  std::string kind;
-};
-
-/// Reads the expert of a run folder (or of a folder with adapter_config.json) for `backbone`. Throws Error: the folder is gone, holds
-/// several experts, or belongs to another backbone (unless the fingerprint is empty).
-InterpolationPart read_part(const std::string& run, backbones::Backbone& backbone, const std::string& fingerprint);
 
 class Interpolated final : public Expert {
  public:
@@ -106,9 +95,10 @@ class Interpolated final : public Expert {
     double scale = 1.0;                                    ///< s
   };
   void lay_out(backbones::Backbone& backbone);
-  void refuse_unlike(const InterpolationPart& part) const;
   Json carrier_config() const;
   at::Tensor part_tensor(const Piece& piece, std::size_t part) const;
+  /// Calls `work` with every piece and its number, on all threads and without recording gradients: pieces share no numbers.
+  void for_pieces(const std::function<void(const Piece& piece, std::size_t number)>& work) const;
   void merge();
 
   std::vector<InterpolationPart> parts_;

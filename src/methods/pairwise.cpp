@@ -142,8 +142,12 @@ std::int64_t chunk_count(const TaskEmbedding& embedding, std::size_t embeddings)
 
 std::vector<PairSummary> compare_all(std::span<const TaskEmbedding* const> embeddings, const PairwiseOptions& options) {
   if (embeddings.size() < 2 || options.first >= embeddings.size()) return {};
-  std::vector<std::vector<ComponentView>> views;
-  for (const TaskEmbedding* one : embeddings) views.push_back(components_like(*embeddings.front(), *one));
+  const std::vector<ComponentView> components = components_of(*embeddings.front());
+  std::vector<std::vector<const float*>> numbers_of;
+  for (const TaskEmbedding* one : embeddings) {
+    std::vector<const float*>& all = numbers_of.emplace_back();
+    for (const ComponentView& view : components_like(*embeddings.front(), *one)) all.push_back(view.numbers);
+  }
   const auto count = static_cast<std::int64_t>(embeddings.size());
   const std::int64_t length = chunk_length(embeddings.size());
   const Pairs pairs(embeddings.size(), options.first);
@@ -156,15 +160,15 @@ std::vector<PairSummary> compare_all(std::span<const TaskEmbedding* const> embed
   std::vector<NormalisedSums> here(pair_count);
   const at::Tensor buffer = at::empty({count * length}, at::kFloat);
   std::int64_t done = 0;
-  for (std::size_t c = 0; c < views.front().size(); ++c) {
+  for (std::size_t c = 0; c < components.size(); ++c) {
     std::fill(here.begin(), here.end(), NormalisedSums{});
-    const std::int64_t size = views.front()[c].count;
+    const std::int64_t size = components[c].count;
     for (std::int64_t first = 0; first < size; first += length) {
       const std::int64_t some = std::min(length, size - first);
       const at::Tensor chunk = buffer.narrow(0, 0, count * some).view({count, some});
       auto* const numbers = chunk.data_ptr<float>();
       for (std::int64_t row = 0; row < count; ++row) {
-        std::copy_n(views[static_cast<std::size_t>(row)][c].numbers + first, some, numbers + row * some);
+        std::copy_n(numbers_of[static_cast<std::size_t>(row)][c] + first, some, numbers + row * some);
         embeddings[static_cast<std::size_t>(row)]->forget();
       }
       at::parallel_for(0, static_cast<std::int64_t>(pair_count), 16, [&](std::int64_t begin, std::int64_t end) {
@@ -195,7 +199,7 @@ std::vector<PairSummary> compare_all(std::span<const TaskEmbedding* const> embed
   for (std::size_t pair = 0; pair < pair_count; ++pair) {
     PairSummary& summary = summaries[pair];
     const auto i = static_cast<std::size_t>(pairs.places()[pair].i), j = static_cast<std::size_t>(pairs.places()[pair].j);
-    const std::int64_t compared = static_cast<std::int64_t>(views.front().size()) - summary.skipped;
+    const std::int64_t compared = static_cast<std::int64_t>(components.size()) - summary.skipped;
     if (compared == 0)
       throw Error({.what = "no tensor is other than zero in both embeddings",
                    .where = quoted(embeddings[j]->info().task) + " beside " + quoted(embeddings[i]->info().task)});

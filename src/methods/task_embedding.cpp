@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "backbones/multimodal_lm.h"
 #include "core/error.h"
@@ -74,15 +75,18 @@ std::string without_closed_form(const train::Model& model) {
 }
 
 /// The first `count` examples, those of about the same length behind each other: squares do not depend on the order, and padding does.
-std::vector<std::int64_t> order_of(const data::Dataset& dataset, std::int64_t count, bool sort) {
+std::vector<std::int64_t> by_length(const data::Dataset& dataset, std::int64_t count, const train::BatchReader& reader) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> lengths;
+  for (std::int64_t i = 0; i < count; ++i) lengths.emplace_back(reader.text_tokens(dataset.examples[static_cast<std::size_t>(i)]), i);
+  std::sort(lengths.begin(), lengths.end());
+  std::vector<std::int64_t> order;
+  for (const auto& [length, index] : lengths) order.push_back(index);
+  return order;
+}
+
+std::vector<std::int64_t> in_turn(std::int64_t count) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), std::int64_t{0});
-  if (!sort) return order;
-  const auto length = [&](std::int64_t index) {
-    const data::Example& example = dataset.examples[static_cast<std::size_t>(index)];
-    return example.text.value_or("").size() + example.text_pair.value_or("").size();
-  };
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return length(a) < length(b); });
   return order;
 }
 
@@ -132,8 +136,8 @@ FisherDiagonal fisher_diagonal(train::Model& model, const train::Task& task, con
   const std::int64_t size = result.looped.empty() ? options.batch : 1;
   const auto all = static_cast<std::int64_t>(dataset.examples.size());
   const std::int64_t count = options.samples > 0 ? std::min(options.samples, all) : all;
-  const std::vector<std::int64_t> order = order_of(dataset, count, squared);
   const train::BatchReader reader = model.reader(on_error, squared);
+  const std::vector<std::int64_t> order = squared ? by_length(dataset, count, reader) : in_turn(count);
   const auto read = [&](std::int64_t index) {
     const std::int64_t begin = index * size;
     return reader.read(dataset,

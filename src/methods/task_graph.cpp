@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <iterator>
 #include <numeric>
+#include <span>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -248,40 +250,54 @@ std::vector<std::size_t> TaskGraph::clustered() const {
 }
 
 void TaskGraph::save(const fs::path& path) const {
-  Json json = {{"format", format_name},
-               {"format_version", format_version},
-               {"mmtune", version()},
-               {"components", components_},
-               {"layers", layers_},
-               {"about",
-                "similarity: mean over tensors of the cosine of F_i/(F_i+F_j+1e-6) and F_j/(F_i+F_j+1e-6); cosine: of the embeddings "
-                "themselves; skipped: tensors that are zero in one of the two; pairs: i, j < i, and the mean similarity of every layer"}};
-  Json tasks = Json::array(), similarity = Json::array(), cosine = Json::array(), skipped = Json::array(), by_layers = Json::array();
-  for (std::size_t i = 0; i < size(); ++i) {
-    Json task = to_json(tasks_[i].info);
-    task["embedding"] = tasks_[i].embedding;
+  Json tasks = Json::array();
+  for (const GraphTask& one : tasks_) {
+    Json task = to_json(one.info);
+    task["embedding"] = one.embedding;
     tasks.push_back(std::move(task));
-    Json s = Json::array(), c = Json::array(), n = Json::array(), layers = Json::array();
-    for (std::size_t j = 0; j < size(); ++j) {
-      s.push_back(pair(i, j).similarity);
-      c.push_back(pair(i, j).cosine);
-      n.push_back(pair(i, j).skipped);
-      if (j >= i) continue;
+  }
+  const Json head = {
+      {"format", format_name},
+      {"format_version", format_version},
+      {"mmtune", version()},
+      {"components", components_},
+      {"layers", layers_},
+      {"about",
+       "similarity: mean over tensors of the cosine of F_i/(F_i+F_j+1e-6) and F_j/(F_i+F_j+1e-6); cosine: of the embeddings "
+       "themselves; skipped: tensors that are zero in one of the two; pairs: i, j < i, and the mean similarity of every layer"},
+      {"tasks", std::move(tasks)}};
+  const auto of_all = [&](const auto& number) {
+    return [this, number](std::size_t i) {
+      Json values = Json::array();
+      for (std::size_t j = 0; j < size(); ++j) values.push_back(number(pair(i, j)));
+      return values;
+    };
+  };
+  const auto layers_of = [&](std::size_t i) {
+    Json row = Json::array();
+    for (std::size_t j = 0; j < i; ++j) {
       Json values = Json::array();
       for (const double value : pair(i, j).layers) values.push_back(std::isfinite(value) ? Json(std::round(value * 1e6) / 1e6) : Json());
-      layers.push_back(std::move(values));
+      row.push_back(std::move(values));
     }
-    similarity.push_back(std::move(s));
-    cosine.push_back(std::move(c));
-    skipped.push_back(std::move(n));
-    by_layers.push_back(std::move(layers));
-  }
-  json["tasks"] = std::move(tasks);
-  json["similarity"] = std::move(similarity);
-  json["cosine"] = std::move(cosine);
-  json["skipped"] = std::move(skipped);
-  json["pairs"] = std::move(by_layers);
-  write_file_atomically(path, json.dump(1) + "\n");
+    return row;
+  };
+  write_file_atomically(path, [&](const ByteSink& sink) {
+    const auto put = [&](const std::string& text) { sink(std::as_bytes(std::span(text))); };
+    put("{\n");
+    for (const auto& [key, value] : head.items()) put(Json(key).dump() + ": " + value.dump() + ",\n");
+    // A row at a time: as one tree of values many tasks would take several times the file.
+    const auto put_rows = [&](const std::string& key, const std::function<Json(std::size_t)>& row, const std::string& end) {
+      put("\"" + key + "\": [\n");
+      for (std::size_t i = 0; i < size(); ++i) put(row(i).dump() + (i + 1 < size() ? ",\n" : "\n"));
+      put("]" + end + "\n");
+    };
+    put_rows("similarity", of_all([](const PairSummary& one) { return one.similarity; }), ",");
+    put_rows("cosine", of_all([](const PairSummary& one) { return one.cosine; }), ",");
+    put_rows("skipped", of_all([](const PairSummary& one) { return one.skipped; }), ",");
+    put_rows("pairs", layers_of, "");
+    put("}\n");
+  });
 }
 
 TaskGraph TaskGraph::open(const fs::path& path) try {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numbers>
 #include <numeric>
 
@@ -11,8 +12,9 @@ namespace mmtune::report {
 
 namespace {
 
-constexpr double letter = 8;       // height of words
-constexpr double letter_step = 7;  // room that a letter takes
+constexpr double letter = 8;  // height of words
+constexpr double letter_step =
+    9.6;  // room that a letter takes, in the pixels' font the most: five and a gap, of a fifth of its height each
 constexpr Colour ink{40, 44, 52};
 constexpr Colour faint{150, 158, 168};
 constexpr std::size_t most_pairs = 400;  // shown in detail
@@ -185,6 +187,34 @@ Drawing heat_map(const TaskGraphPage& page) {
 
 namespace {
 
+struct Area {
+  double left, top, right, bottom;
+  bool meets(const Area& other) const { return left < other.right && other.left < right && top < other.bottom && other.top < bottom; }
+};
+
+/// A disc's name above it, below, to the right or to the left: the first of these that stands within `width` and on nothing that is
+/// `taken`; else above. What it stands on is taken then.
+Words label_beside(const Point& disc, const std::string& name, double width, std::vector<Area>& taken) {
+  const double length = static_cast<double>(name.size()) * letter_step;
+  const Words choices[] = {{disc.x, disc.y - 11, letter, name, ink, Anchor::middle},
+                           {disc.x, disc.y + 11 + letter, letter, name, ink, Anchor::middle},
+                           {disc.x + 11, disc.y + letter / 2, letter, name, ink, Anchor::start},
+                           {disc.x - 11, disc.y + letter / 2, letter, name, ink, Anchor::end}};
+  const auto area_of = [&](const Words& words) {
+    const double left = words.x - (words.anchor == Anchor::start ? 0 : words.anchor == Anchor::middle ? length / 2 : length);
+    return Area{left, words.y - letter, left + length, words.y};
+  };
+  const auto free = [&](const Words& words) {
+    const Area area = area_of(words);
+    return area.left >= 0 && area.right <= width &&
+           std::none_of(taken.begin(), taken.end(), [&](const Area& one) { return one.meets(area); });
+  };
+  const auto* const found = std::find_if(std::begin(choices), std::end(choices), free);
+  const Words& words = found == std::end(choices) ? choices[0] : *found;
+  taken.push_back(area_of(words));
+  return words;
+}
+
 void draw_neighbours(const TaskGraphPage& page, Drawing& drawing, double top) {
   const std::vector<Point> at = places(page);
   constexpr double wide = 640, high = 460, margin = 60;
@@ -207,11 +237,13 @@ void draw_neighbours(const TaskGraphPage& page, Drawing& drawing, double top) {
       const auto grey = static_cast<std::uint8_t>(225 - 110 * share);
       drawing.add(Segment{a.x, a.y, b.x, b.y, 0.8 + 2.2 * share, {grey, grey, static_cast<std::uint8_t>(std::min(255, grey + 10))}});
     }
+  std::vector<Area> taken;
   for (std::size_t i = 0; i < at.size(); ++i) {
     const Point p = place(i);
     drawing.add(Disc{p.x, p.y, 7, colour_of(page, i), page.tasks[i].name + " (" + page.tasks[i].modality + ")"});
-    drawing.add(Words{p.x, p.y - 11, letter, shown_name(page.tasks[i].name), ink, Anchor::middle});
+    taken.push_back({p.x - 7, p.y - 7, p.x + 7, p.y + 7});
   }
+  for (std::size_t i = 0; i < at.size(); ++i) drawing.add(label_beside(place(i), shown_name(page.tasks[i].name), wide, taken));
   double x = 12;
   const std::vector<std::string> all = modalities(page);
   for (std::size_t m = 0; m < all.size(); ++m) {

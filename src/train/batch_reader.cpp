@@ -91,4 +91,10 @@ Batch BatchReader::read(const data::Dataset& dataset, std::span<const std::int64
   return batch;
 }
 
+std::int64_t BatchReader::text_tokens(const data::Example& example) const {
+  std::int64_t tokens = 0;
+  for (const Source& source : sources_) tokens += source.reader->text_tokens(example);
+  return tokens;
+}
+
 }  // namespace mmtune::train

@@ -50,6 +50,8 @@ class BatchReader {
 
   /// The examples of `dataset` at `indices`; those that cannot be read are left out or thrown, as data.on_error says.
   Batch read(const data::Dataset& dataset, std::span<const std::int64_t> indices) const;
+  /// Tokens of all texts that the towers read of an example.
+  std::int64_t text_tokens(const data::Example& example) const;
 
  private:
   std::vector<Source> sources_;

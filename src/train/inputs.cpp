@@ -282,6 +282,15 @@ InputReader::Item InputReader::read(const data::Example& example) const try {
   throw Error({.what = error.what(), .where = "example " + printable(example.id)});
 }
 
+std::int64_t InputReader::text_tokens(const data::Example& example) const try {
+  if (!tokenizer_ || !has(example)) return 0;
+  Item item;
+  read_text(example, item);
+  return static_cast<std::int64_t>(item.ids.size());
+} catch (const Error&) {
+  return 0;
+}
+
 void InputReader::read_picture(const data::MediaRef& ref, Item& item) const {
   item.pixels = process(data::read_picture(ref), ref.display());
 }

@@ -75,6 +75,8 @@ class InputReader {
   void add_content(const data::Example& example, Fingerprint& fingerprint) const;
   /// Throws Error naming the example and the file at fault.
   Item read(const data::Example& example) const;
+  /// Tokens of the text that it reads of an example; 0 where there is none, or none that read() would take.
+  std::int64_t text_tokens(const data::Example& example) const;
   /// Puts items together as rows in their order; fills rows, inputs and tokens.
   TowerBatch collate(std::span<const Item* const> items) const;
   TowerBatch collate(std::span<const Item> items) const;

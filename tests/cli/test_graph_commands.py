@@ -227,6 +227,8 @@ def test_pictures_and_page(world, tmp_path):
     assert xml.etree.ElementTree.fromstring(svg).tag.endswith("svg")
     image = Image.open(io.BytesIO((tmp_path / "g.png").read_bytes()))
     assert image.width >= 640 and len(image.convert("RGB").getcolors(1 << 20)) > 10
+    for edge in ((0, 0, 2, 240), (0, 0, image.width, 2)):  # no name is cut off where rows and columns begin
+        assert image.convert("RGB").crop(edge).getcolors() == [((edge[2] - edge[0]) * (edge[3] - edge[1]), (255, 255, 255))]
     shown = mmtune("graph", "show", "--graph", tmp_path / "graph.json", "--pair", "places", "--pair", "<b>", "--json", check=0)
     pair = json.loads(shown.stdout)
     assert [row["layer"] for row in pair["layers"]] == ["main: layer 0", "main: layer 1"]
