@@ -150,7 +150,7 @@ for size in sizes:
         for seed in seeds:
             for name, numbers in methods(target, size, seed, runs).items():
                 found.setdefault(name, {}).setdefault(target, []).append(numbers["accuracy"])
-                if numbers["averages"]:
+                if numbers["averages"] and numbers["averages"][0]["target"] is not None:
                     shifts.setdefault(name, []).append(moved(numbers))
     print(f"\n| {f'{size} examples a class' if size else 'all examples'} | {' | '.join(targets)} | mean | target's coefficient moved by | own expert kept |")
     print("|---" * (len(targets) + 4) + "|")
