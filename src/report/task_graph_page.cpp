@@ -196,23 +196,27 @@ struct Area {
 /// `taken`; else above. What it stands on is taken then.
 Words label_beside(const Point& disc, const std::string& name, double width, std::vector<Area>& taken) {
   const double length = static_cast<double>(name.size()) * letter_step;
-  const Words choices[] = {{disc.x, disc.y - 11, letter, name, ink, Anchor::middle},
-                           {disc.x, disc.y + 11 + letter, letter, name, ink, Anchor::middle},
-                           {disc.x + 11, disc.y + letter / 2, letter, name, ink, Anchor::start},
-                           {disc.x - 11, disc.y + letter / 2, letter, name, ink, Anchor::end}};
-  const auto area_of = [&](const Words& words) {
-    const double left = words.x - (words.anchor == Anchor::start ? 0 : words.anchor == Anchor::middle ? length / 2 : length);
-    return Area{left, words.y - letter, left + length, words.y};
+  struct Place {
+    double x, y;
+    Anchor anchor;
   };
-  const auto free = [&](const Words& words) {
-    const Area area = area_of(words);
+  const Place places[] = {{disc.x, disc.y - 11, Anchor::middle},
+                          {disc.x, disc.y + 11 + letter, Anchor::middle},
+                          {disc.x + 11, disc.y + letter / 2, Anchor::start},
+                          {disc.x - 11, disc.y + letter / 2, Anchor::end}};
+  const auto area_of = [&](const Place& place) {
+    const double left = place.x - (place.anchor == Anchor::start ? 0 : place.anchor == Anchor::middle ? length / 2 : length);
+    return Area{left, place.y - letter, left + length, place.y};
+  };
+  const auto free = [&](const Place& place) {
+    const Area area = area_of(place);
     return area.left >= 0 && area.right <= width &&
            std::none_of(taken.begin(), taken.end(), [&](const Area& one) { return one.meets(area); });
   };
-  const auto* const found = std::find_if(std::begin(choices), std::end(choices), free);
-  const Words& words = found == std::end(choices) ? choices[0] : *found;
-  taken.push_back(area_of(words));
-  return words;
+  const auto* const found = std::find_if(std::begin(places), std::end(places), free);
+  const Place& place = found == std::end(places) ? places[0] : *found;
+  taken.push_back(area_of(place));
+  return Words{place.x, place.y, letter, name, ink, place.anchor};
 }
 
 void draw_neighbours(const TaskGraphPage& page, Drawing& drawing, double top) {
