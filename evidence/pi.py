@@ -6,12 +6,14 @@
 Every task's expert (LoRA on the bundled ViLT, recipes/pi/small_vilt.toml) is trained once on its data: the library, and its graph with
 pictures and a page. Then, for every target, size (examples a class; 0: all) and seed: the target's own expert on that data with half of
 the steps; a graph of it and the library without the target; interpolation with its neighbours for the other half, from the own expert;
-and, with all steps, a longer run of one expert, one expert begun from the nearest neighbour's, and full fine-tuning. Rates of the experts and of full fine-tuning are
-chosen among three with the first seed by the validation data; interpolations take the expert's. Prints test accuracies as mean and
-standard deviation, what the coefficients did, and how the graph groups the modalities. What is done already is not done again.
+and, with all steps, a longer run of one expert, one expert begun from the nearest neighbour's, and full fine-tuning. Rates of the
+experts and of full fine-tuning are chosen among three with the first seed by the validation data; interpolations take the expert's.
+Prints test accuracies as mean and standard deviation, what the coefficients did, and how the graph groups the modalities. What is done
+already is not done again.
 """
 
 import argparse
+import collections
 import json
 import pathlib
 import shutil
@@ -124,9 +126,11 @@ def told(shifts):
 
 
 runs, graph = library()
+alike = 0
 print("| task | modality | its expert's test accuracy | nearest tasks |\n|---|---|---|---|")
 for task, modality in modalities.items():
     near = json.loads(mmtune("graph", "neighbours", task, "-k", 3, "--graph", options.out / "library.json", "--json"))
+    alike += modalities[near[0]["neighbour"]] == modality
     nearest = ", ".join(f"{one['neighbour']} {one['similarity']:.3f}" for one in near)
     print(f"| {task} | {modality} | {trained(runs[task], task, options.library_steps)['accuracy']:.3f} | {nearest} |")
 
@@ -138,9 +142,7 @@ for i, one in enumerate(names):
 print("\n| modalities of two tasks | similarity, mean and standard deviation over the pairs |\n|---|---|")
 for kinds, values in sorted(pairs.items(), key=lambda item: -statistics.mean(item[1])):
     print(f"| {kinds} | {spread(values, 3)} |")
-alike = sum(modalities[name] == modalities[names[max((j for j in range(len(names)) if j != i), key=graph["similarity"][i].__getitem__)]]
-            for i, name in enumerate(names))
-chance = sum(kind == other for i, kind in enumerate(modalities.values()) for j, other in enumerate(modalities.values()) if i != j) / (len(names) - 1)
+chance = sum(count * (count - 1) for count in collections.Counter(modalities.values()).values()) / (len(names) - 1)
 print(f"\nThe nearest task is of the same modality for {alike} of {len(names)} tasks; by chance {chance:.1f} would be.")
 
 targets = options.targets.split(",")

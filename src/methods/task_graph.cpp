@@ -266,10 +266,10 @@ void TaskGraph::save(const fs::path& path) const {
        "similarity: mean over tensors of the cosine of F_i/(F_i+F_j+1e-6) and F_j/(F_i+F_j+1e-6); cosine: of the embeddings "
        "themselves; skipped: tensors that are zero in one of the two; pairs: i, j < i, and the mean similarity of every layer"},
       {"tasks", std::move(tasks)}};
-  const auto of_all = [&](const auto& number) {
+  const auto of_all = [&](auto number) {
     return [this, number](std::size_t i) {
       Json values = Json::array();
-      for (std::size_t j = 0; j < size(); ++j) values.push_back(number(pair(i, j)));
+      for (std::size_t j = 0; j < size(); ++j) values.push_back(pair(i, j).*number);
       return values;
     };
   };
@@ -292,9 +292,9 @@ void TaskGraph::save(const fs::path& path) const {
       for (std::size_t i = 0; i < size(); ++i) put(row(i).dump() + (i + 1 < size() ? ",\n" : "\n"));
       put("]" + end + "\n");
     };
-    put_rows("similarity", of_all([](const PairSummary& one) { return one.similarity; }), ",");
-    put_rows("cosine", of_all([](const PairSummary& one) { return one.cosine; }), ",");
-    put_rows("skipped", of_all([](const PairSummary& one) { return one.skipped; }), ",");
+    put_rows("similarity", of_all(&PairSummary::similarity), ",");
+    put_rows("cosine", of_all(&PairSummary::cosine), ",");
+    put_rows("skipped", of_all(&PairSummary::skipped), ",");
     put_rows("pairs", layers_of, "");
     put("}\n");
   });

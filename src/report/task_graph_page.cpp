@@ -13,8 +13,8 @@ namespace mmtune::report {
 namespace {
 
 constexpr double letter = 8;  // height of words
-constexpr double letter_step =
-    9.6;  // room that a letter takes, in the pixels' font the most: five and a gap, of a fifth of its height each
+// Room that a letter takes: in the pixels' font, which is the wider one, five and a gap, of a fifth of its height each.
+constexpr double letter_step = 6 * letter / 5;
 constexpr Colour ink{40, 44, 52};
 constexpr Colour faint{150, 158, 168};
 constexpr std::size_t most_pairs = 400;  // shown in detail
