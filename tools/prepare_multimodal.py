@@ -2,6 +2,8 @@
 """Collects what the recipes in recipes/pretrain/ read into one folder.
 
   pictures.jsonl      training pictures of the data packs, where they lie, with questions and answers made of their labels, and captions
+  questions.jsonl     those of them that models are asked about: no single emoji in Twemoji's style, and no question about platelets, so that there is a kind
+                      of picture and a task that visual prompts can be tried on and that no model was taught
   scenes.tar          drawings of 1 to 9 emoji on a plain ground, for counting
   llava, opt, t5, clip     tokenizers (byte-level BPE), each trained on the questions and answers, of different sizes
 
@@ -150,6 +152,13 @@ def write_tokenizer(out, name, made, length, **specials):
     print(f"{out / name}: {len(made['model']['vocab'])} tokens")
 
 
+def asked(rows):
+    for row in rows:
+        questions = [question for question in row["questions"] if "platelets" not in question[0]]
+        if not row["id"].startswith("emoji/twemoji/"):
+            yield row | {"questions": questions}
+
+
 def write_tokenizers(rows, out):
     corpus = ["USER:", "ASSISTANT:", "Question:", "Answer:", "Short answer:", "\n"]
     corpus += [text for row in rows for question in row["questions"] for text in question]
@@ -175,6 +184,7 @@ def main():
         for pack, row in source:
             rows.append(row | {"weight": WEIGHTS.get(pack, 1.0)})
     write_lines(out / "pictures.jsonl", rows)
+    write_lines(out / "questions.jsonl", list(asked(rows)))
     write_tokenizers(rows, out)
 
 

@@ -118,7 +118,7 @@ threads = 1
 def test_transformers_opens_what_was_written(tmp_path, pictures):
     from transformers import Blip2ForConditionalGeneration, CLIPModel, LlavaForConditionalGeneration
 
-    classes = {"llava": LlavaForConditionalGeneration, "t5": Blip2ForConditionalGeneration, "clip": CLIPModel}
+    classes = {"llava": LlavaForConditionalGeneration, "opt": Blip2ForConditionalGeneration, "t5": Blip2ForConditionalGeneration, "clip": CLIPModel}
     for kind, model in classes.items():
         folder = tmp_path / kind
         folder.mkdir()

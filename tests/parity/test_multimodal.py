@@ -9,6 +9,7 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from compare import forward, randomise  # noqa: E402
+from pictures import ROOT  # noqa: E402
 
 IMAGE = 60
 VISION = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, image_size=28, patch_size=7)
@@ -40,13 +41,13 @@ def make(family, text, **more):
     return randomise(model)
 
 
-def batch(family, text, tokens):
+def batch(family, text, tokens, image=IMAGE, side=28):
     """Prompts of two lengths, padded on the left for the language models that go on from them, on the right for T5."""
-    pixels = torch.randn(2, 3, 28, 28)
+    pixels = torch.randn(2, 3, side, side)
     longest = tokens + 8
     ids, mask = torch.full((2, longest), 1), torch.zeros(2, longest, dtype=torch.long)
     for row, words in enumerate((6, 8)):
-        prompt = torch.cat([torch.randint(2, IMAGE, (2,)), torch.full((tokens,), IMAGE), torch.randint(2, IMAGE, (words - 2,))])
+        prompt = torch.cat([torch.randint(2, image, (2,)), torch.full((tokens,), image), torch.randint(2, image, (words - 2,))])
         place = slice(0, len(prompt)) if text == "t5" else slice(longest - len(prompt), None)
         ids[row, place], mask[row, place] = prompt, 1
     inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
@@ -58,8 +59,8 @@ def batch(family, text, tokens):
     return inputs
 
 
-def check(succeeds, tmp_path, family, text, model, folder, tokens):
-    inputs = batch(family, text, tokens)
+def check(succeeds, tmp_path, family, text, model, folder, tokens, **more):
+    inputs = batch(family, text, tokens, **more)
     pixels = inputs["pixel_values"].requires_grad_(True)
     theirs = model(**inputs)
     logits = theirs.logits if theirs.logits is not None else theirs.language_model_outputs.logits
@@ -84,6 +85,19 @@ def test_outputs_and_pixel_gradients(succeeds, tmp_path, family, text, more):
     model.save_pretrained(tmp_path / "model")
     tokens = 5 if family != "llava" else 17 if more.get("vision_feature_select_strategy") == "full" else 16
     check(succeeds, tmp_path, family, text, model, tmp_path / "model", tokens)
+
+
+BUNDLED = [("llava", "LlavaForConditionalGeneration", "llama", 64), ("blip2-opt", "Blip2ForConditionalGeneration", "opt", 16),
+           ("blip2-t5", "Blip2ForConditionalGeneration", "t5", 8)]
+
+
+@pytest.mark.parametrize("name, kind, text, tokens", BUNDLED)
+def test_the_bundled_models(succeeds, tmp_path, name, kind, text, tokens):
+    folder = ROOT / "models" / f"mmtune-{name}-small"
+    torch.manual_seed(4)
+    model, report = getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not report["unexpected_keys"]
+    check(succeeds, tmp_path, name.split("-")[0].replace("blip2", "blip-2"), text, model.eval(), folder, tokens, image=4, side=64)
 
 
 def respell(folder, names):

@@ -26,7 +26,7 @@ const Json& section(const Json& config, const char* key, const std::string& wher
   return *found;
 }
 
-/// As transformers spells it today: T5 has no scope of its own inside a multimodal model, and BLIP-2's Q-Former no words.
+/// As transformers spells it today: T5 has no scope of its own inside a multimodal model, OPT has two, and BLIP-2's Q-Former has no words.
 std::string published_name(const std::string& name, const Json& config) {
   std::string spelt = backbones::spellings_of(name).front();
   const auto replace_front = [&](const std::string& from, const std::string& to) {
@@ -34,8 +34,9 @@ std::string published_name(const std::string& name, const Json& config) {
   };
   const std::string type = config.value("model_type", "");
   if (type == "blip-2") replace_front("qformer.embeddings.layernorm.", "qformer.layernorm.");
-  if (config.contains("text_config") && config["text_config"].value("model_type", "") == "t5")
-    replace_front("language_model.model.", "language_model.");
+  const std::string text = config.value("text_config", Json::object()).value("model_type", "");
+  if (text == "t5") replace_front("language_model.model.", "language_model.");
+  if (text == "opt") replace_front("language_model.model.", "language_model.model.decoder.");
   return spelt;
 }
 
