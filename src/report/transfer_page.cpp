@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "report/drawing.h"
 #include "report/html.h"
@@ -31,6 +32,19 @@ std::string ground(double share) {
   return "style=\"background:" + to_hex(colour) + ";color:" + (light < 130 ? "#fff" : "#111") + ";text-align:center\"";
 }
 
+/// The last part of a model's path, where that tells the models apart; the whole path shows under the pointer.
+std::string heading(const std::vector<std::string>& models, const std::string& model) {
+  const auto last = [](const std::string& path) { return std::filesystem::path(path).filename().string(); };
+  const bool alone = std::count_if(models.begin(), models.end(), [&](const std::string& one) { return last(one) == last(model); }) == 1;
+  return tag("th", escape_html(alone && !last(model).empty() ? last(model) : model), "title=\"" + escape_html(model) + "\"");
+}
+
+/// Bold where the interval leaves out 0.
+std::string gain_text(double gain, const Interval& interval) {
+  const std::string words = (gain >= 0 ? "+" : "") + number(gain) + " (" + interval_text(interval, 3) + ")";
+  return interval.low > 0 || interval.high < 0 ? tag("b", words) : words;
+}
+
 std::string block_table(const TransferMatrix& matrix, const TransferBlock& block) {
   double low = 1e300, high = -1e300;
   for (const TransferRow& row : block.rows)
@@ -40,8 +54,8 @@ std::string block_table(const TransferMatrix& matrix, const TransferBlock& block
         high = std::max(high, one->value);
       }
   std::string rows = "<tr><th>prompt</th>";
-  for (const std::string& model : matrix.models) rows += "<th>" + escape_html(model) + "</th>";
-  rows += "<th>mean over unseen models</th></tr>";
+  for (const std::string& model : matrix.models) rows += heading(matrix.models, model);
+  rows += "<th>mean over<br>unseen models</th></tr>";
   for (const TransferRow& row : block.rows) {
     rows += "<tr><th>" + escape_html(row.name) + "</th>";
     for (const TransferCell& cell : row.cells) {
@@ -51,10 +65,10 @@ std::string block_table(const TransferMatrix& matrix, const TransferBlock& block
         continue;
       }
       std::string words = tag("b", number(one->value)) + (cell.source ? " *" : "");
-      if (one->interval) words += "<br><small>" + interval_text(*one->interval, 3) + "</small>";
-      if (cell.gain && cell.gain_interval)
-        words += "<br><small>" + std::string(*cell.gain >= 0 ? "+" : "") + number(*cell.gain) + " (" +
-                 interval_text(*cell.gain_interval, 3) + ")</small>";
+      std::string notes;
+      if (one->interval) notes += "<br>" + interval_text(*one->interval, 3);
+      if (cell.gain && cell.gain_interval) notes += "<br>" + gain_text(*cell.gain, *cell.gain_interval);
+      words += tag("small", notes, "style=\"color:inherit\"");
       rows += "<td " + ground(high > low ? (one->value - low) / (high - low) : 0.5) + ">" + words + "</td>";
     }
     const std::optional<double> mean = row.mean_over_others(matrix.metric);
@@ -87,7 +101,8 @@ std::string transfer_page(const TransferMatrix& matrix) {
   body += tag("p",
               "Each cell: " + escape_html(matrix.metric) +
                   " of a prompt (row) on a model (column) with its 95 % bootstrap interval, and the difference to the same model without a "
-                  "prompt in the frame, over the same resamples. * marks models that the prompt was trained through.",
+                  "prompt in the frame, over the same resamples (bold where its interval leaves out 0). * marks models that the prompt was "
+                  "trained through.",
               "class=\"soft\"");
   for (const TransferBlock& block : matrix.blocks) {
     body += tag("h2", escape_html(title_of(block)));
