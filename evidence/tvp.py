@@ -86,7 +86,7 @@ def reading(task):
     """The changes of a recipe that make it read the task's manifests."""
     paths = manifests(task)
     return [f"data.train={paths['train']}", f"data.valid={paths['valid']}", "data.columns={}", "data.train_where={}", "data.valid_where={}",
-            "data.join=", "data.join_key=", "data.join_where={}", "data.valid_fraction=0", "data.limit=0"]
+            "data.limit=0"]
 
 
 def prompt(task, seed, name, sources, way, rate, *changes):
