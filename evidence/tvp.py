@@ -5,7 +5,7 @@
 The models are models/mmtune-NAME-small, or folders. For every task and seed, prompts are trained through each model in four ways (EVP's rule, with feature
 consistency, with task semantics, with both: TVP), with TVP through the first two models together, and with TVP through the first on a tenth of
 the data for as many steps. All are tried on all models, and so are the TVP prompts of the other tasks; those of the first model also with
-worse pictures, and on a model that learned the task by LoRA. The length of a step is chosen for every task and model among three with EVP's rule, the
+worse pictures, and on a model that learned the task by LoRA. The length of a step is chosen for every task and model among four with EVP's rule, the
 first seed and the validation data. Prints accuracy on the test data as mean and standard deviation over the seeds, and what each way gains over the
 framed picture without a prompt. What is done already is not done again.
 """
@@ -19,7 +19,7 @@ import sys
 from plans import ROOT, picture_of, program, rows_of, spread
 
 WAYS = {"EVP": (0, 0), "FCA": (0.005, 0), "TSE": (0, 0.001), "TVP": (0.005, 0.001)}
-RATES = (1, 3, 10)
+RATES = (0.1, 0.5, 2, 10)
 CHANGES = ("gaussian_noise:3", "contrast:3", "jpeg:3")
 RECIPES = {"eurosat": "eurosat", "emoji": "emoji_twemoji", "platelets": "bccd_platelets", "yes_no": "easy_vqa_yes_no"}
 
@@ -96,7 +96,7 @@ def prompt(task, seed, name, sources, way, rate, *changes):
     through = ", ".join(f"{{ model = '{models[one]}' }}" for one in sources)
     mmtune("train", ROOT / "recipes/tvp" / f"{RECIPES[task]}.toml", *reading(task), f"source=[{through}]",
            f"expert.fca={fca}", f"expert.tse={tse}", f"expert.caption_model={folder_of(options.caption_model)}", f"train.lr={rate}", f"train.seed={seed}",
-           f"train.steps={options.steps}", "train.matmul_precision=medium", *changes, "--out", out, "--resume")
+           f"train.steps={options.steps}", "train.matmul_precision=medium", "train.eval_every=0", *changes, "--out", out, "--resume")
     return out
 
 
