@@ -13,15 +13,19 @@ framed picture without a prompt. What is done already is not done again.
 import argparse
 import json
 import pathlib
+import random
 import statistics
 import sys
 
 from plans import ROOT, picture_of, program, rows_of, spread
 
+sys.path.append(str(ROOT / "tools"))
+from prepare_multimodal import spoken, with_article  # noqa: E402
+
 WAYS = {"EVP": (0, 0), "FCA": (0.005, 0), "TSE": (0, 0.001), "TVP": (0.005, 0.001)}
 RATES = (0.1, 0.5, 2, 10)
 CHANGES = ("gaussian_noise:3", "contrast:3", "jpeg:3")
-RECIPES = {"eurosat": "eurosat", "emoji": "emoji_twemoji", "platelets": "bccd_platelets", "yes_no": "easy_vqa_yes_no"}
+RECIPES = {"eurosat": "eurosat", "emoji": "emoji_twemoji", "platelets": "bccd_platelets", "yes_no": "fashion_yes_no"}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--models", default="llava,blip2-opt,blip2-t5")
@@ -50,20 +54,20 @@ first = next(iter(models))
 
 def examples(task):
     """Rows with split, picture and label (and text) of one task."""
-    pack = options.data / {"platelets": "bccd", "yes_no": "easy_vqa"}.get(task, task)
-    if task != "yes_no":
-        label = "count_platelets" if task == "platelets" else "class_name"
-        for row in rows_of(pack / "manifest.jsonl"):
-            # The models were asked about emoji of another style; recipes have candidates for up to six platelets.
-            if row.get("style") != "noto" and (task != "platelets" or row[label] <= 6):
-                yield {"id": row["id"], "split": row["split"], "image": picture_of(pack, row), "label": str(row[label])}
-        return
-    pictures = {(row["split"], row["image_id"]): picture_of(pack, row) for row in rows_of(pack / "images.jsonl")}
-    for split in ("train", "test"):
-        rows = [row for row in rows_of(pack / f"questions_{split}.jsonl") if row["answer"] in ("yes", "no")]
-        for number, row in enumerate(rows):
-            kind = "val" if split == "train" and row["image_id"] % 20 == 0 else split
-            yield {"id": f"{split}/{number}", "split": kind, "text": row["question"], "image": pictures[split, row["image_id"]], "label": row["answer"]}
+    pack = options.data / {"platelets": "bccd", "yes_no": "fashion_mnist"}.get(task, task)
+    label = "count_platelets" if task == "platelets" else "class_name"
+    rows = rows_of(pack / "manifest.jsonl")
+    # The models were asked about emoji of another style; recipes have candidates for up to six platelets.
+    rows = [row for row in rows if row.get("style") != "noto" and (task != "platelets" or row[label] <= 6)]
+    names = sorted({row[label] for row in rows})
+    rng = random.Random(0)
+    for row in rows:
+        example = {"id": row["id"], "split": row["split"], "image": picture_of(pack, row), "label": str(row[label])}
+        if task == "yes_no":
+            true = rng.random() < 0.5
+            name = row[label] if true else rng.choice([other for other in names if other != row[label]])
+            example |= {"text": f"Is this {with_article(spoken('fashion_mnist', name))}?", "label": "yes" if true else "no"}
+        yield example
 
 
 def manifests(task):
