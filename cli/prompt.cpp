@@ -140,7 +140,12 @@ std::vector<std::pair<std::string, std::string>> facts_of(const Json& metadata) 
   if (metadata.contains("metric") && metadata["metric"].is_object())
     for (const auto& [name, value] : metadata["metric"].items())
       if (value.is_number()) facts.emplace_back("valid " + name, report::fixed(value.get<double>()));
-  if (metadata.contains("classes") && metadata["classes"].is_array()) facts.emplace_back("classes", metadata["classes"].dump());
+  if (metadata.contains("classes") && metadata["classes"].is_array()) {
+    std::string names;
+    for (const Json& name : metadata["classes"])
+      if (name.is_string()) names += (names.empty() ? "" : ", ") + name.get<std::string>();
+    facts.emplace_back("classes", names);
+  }
   return facts;
 }
 

@@ -72,7 +72,7 @@ std::string prompt_page(const PromptView& view, const std::string& name, const s
   if (!facts.empty()) {
     std::string rows;
     for (const auto& [key, value] : facts) rows += "<tr><th>" + escape_html(key) + "</th><td>" + escape_html(value) + "</td></tr>";
-    body += "<div class=\"wide\"><table>" + rows + "</table></div>";
+    body += "<div class=\"wide told\"><table>" + rows + "</table></div>";
   }
   body += tag("h2", "How it looks");
   body += figure(view.clipped, "Clipped", "What 8 bits show on black: below 0 is lost.");

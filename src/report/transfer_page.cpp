@@ -32,6 +32,24 @@ std::string ground(double share) {
   return "style=\"background:" + to_hex(colour) + ";color:" + (light < 130 ? "#fff" : "#111") + ";text-align:center\"";
 }
 
+/// Over the cells that are no sources and have a value.
+template <typename Value>
+std::optional<double> mean_of(const std::vector<TransferCell>& cells, const Value& value) {
+  double sum = 0;
+  std::size_t count = 0;
+  for (const TransferCell& cell : cells) {
+    const std::optional<double> one = cell.source ? std::nullopt : value(cell);
+    if (!one) continue;
+    sum += *one;
+    ++count;
+  }
+  return count > 0 ? std::optional(sum / static_cast<double>(count)) : std::nullopt;
+}
+
+std::string with_sign(double gain, int digits) {
+  return (gain >= 0 ? "+" : "") + number(gain, digits);
+}
+
 /// The last part of a model's path, where that tells the models apart; the whole path shows under the pointer.
 std::string heading(const std::vector<std::string>& models, const std::string& model) {
   const auto last = [](const std::string& path) { return std::filesystem::path(path).filename().string(); };
@@ -41,7 +59,7 @@ std::string heading(const std::vector<std::string>& models, const std::string& m
 
 /// Bold where the interval leaves out 0.
 std::string gain_text(double gain, const Interval& interval) {
-  const std::string words = (gain >= 0 ? "+" : "") + number(gain) + " (" + interval_text(interval, 3) + ")";
+  const std::string words = with_sign(gain, 3) + " (" + interval_text(interval, 3) + ")";
   return interval.low > 0 || interval.high < 0 ? tag("b", words) : words;
 }
 
@@ -55,7 +73,7 @@ std::string block_table(const TransferMatrix& matrix, const TransferBlock& block
       }
   std::string rows = "<tr><th>prompt</th>";
   for (const std::string& model : matrix.models) rows += heading(matrix.models, model);
-  rows += "<th>mean over<br>unseen models</th></tr>";
+  rows += "<th>mean over unseen models</th></tr>";
   for (const TransferRow& row : block.rows) {
     rows += "<tr><th>" + escape_html(row.name) + "</th>";
     for (const TransferCell& cell : row.cells) {
@@ -72,9 +90,11 @@ std::string block_table(const TransferMatrix& matrix, const TransferBlock& block
       rows += "<td " + ground(high > low ? (one->value - low) / (high - low) : 0.5) + ">" + words + "</td>";
     }
     const std::optional<double> mean = row.mean_over_others(matrix.metric);
-    rows += "<td>" + (mean ? number(*mean) : std::string("–")) + "</td></tr>";
+    const std::optional<double> gain = row.mean_gain_over_others();
+    rows +=
+        "<td>" + (mean ? number(*mean) : std::string("–")) + (gain ? "<br><small>" + with_sign(*gain, 3) + "</small>" : "") + "</td></tr>";
   }
-  return "<div class=\"wide\"><table>" + rows + "</table></div>";
+  return "<div class=\"wide fit\"><table>" + rows + "</table></div>";
 }
 
 }  // namespace
@@ -85,15 +105,14 @@ const Metric* TransferCell::find(const std::string& name) const {
 }
 
 std::optional<double> TransferRow::mean_over_others(const std::string& metric) const {
-  double sum = 0;
-  std::size_t count = 0;
-  for (const TransferCell& cell : cells) {
+  return mean_of(cells, [&](const TransferCell& cell) {
     const Metric* one = cell.find(metric);
-    if (cell.source || one == nullptr) continue;
-    sum += one->value;
-    ++count;
-  }
-  return count > 0 ? std::optional(sum / static_cast<double>(count)) : std::nullopt;
+    return one == nullptr ? std::nullopt : std::optional(one->value);
+  });
+}
+
+std::optional<double> TransferRow::mean_gain_over_others() const {
+  return mean_of(cells, [](const TransferCell& cell) { return cell.gain; });
 }
 
 std::string transfer_page(const TransferMatrix& matrix) {
@@ -102,7 +121,7 @@ std::string transfer_page(const TransferMatrix& matrix) {
               "Each cell: " + escape_html(matrix.metric) +
                   " of a prompt (row) on a model (column) with its 95 % bootstrap interval, and the difference to the same model without a "
                   "prompt in the frame, over the same resamples (bold where its interval leaves out 0). * marks models that the prompt was "
-                  "trained through.",
+                  "trained through; the last column leaves them out.",
               "class=\"soft\"");
   for (const TransferBlock& block : matrix.blocks) {
     body += tag("h2", escape_html(title_of(block)));
@@ -127,7 +146,8 @@ std::string transfer_text(const TransferMatrix& matrix) {
         cells.emplace_back(words + (cell.source ? "*" : " "));
       }
       const std::optional<double> mean = row.mean_over_others(matrix.metric);
-      cells.emplace_back(mean ? fixed(*mean, 3) : "—");
+      const std::optional<double> gain = row.mean_gain_over_others();
+      cells.emplace_back((mean ? fixed(*mean, 3) : "—") + (gain ? " (" + with_sign(*gain, 3) + ")" : ""));
       table.add(std::move(cells));
     }
     text += title_of(block) + ": " + matrix.metric + ", " + std::to_string(block.examples) + " examples\n" + table.text() + "\n";
@@ -149,8 +169,12 @@ Json transfer_json(const TransferMatrix& matrix) {
         cells.push_back(std::move(one));
       }
       const std::optional<double> mean = row.mean_over_others(matrix.metric);
-      rows.push_back(
-          {{"prompt", row.name}, {"zero_shot", row.zero_shot}, {"cells", cells}, {"mean_over_unseen", mean ? Json(*mean) : Json()}});
+      const std::optional<double> gain = row.mean_gain_over_others();
+      rows.push_back({{"prompt", row.name},
+                      {"zero_shot", row.zero_shot},
+                      {"cells", cells},
+                      {"mean_over_unseen", mean ? Json(*mean) : Json()},
+                      {"mean_gain_over_unseen", gain ? Json(*gain) : Json()}});
     }
     json["blocks"].push_back({{"data", block.data}, {"change", block.change}, {"examples", block.examples}, {"rows", rows}});
   }

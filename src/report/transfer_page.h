@@ -27,6 +27,8 @@ struct TransferRow {
   std::vector<TransferCell> cells;  ///< one a model
   /// The mean over the models that the prompt was not trained through; nothing where there is none.
   std::optional<double> mean_over_others(const std::string& metric) const;
+  /// Of the gains on them: rows differ in which models those are, and their means are no measure of one another.
+  std::optional<double> mean_gain_over_others() const;
 };
 
 /// One data set, or one corruption of it.

@@ -194,6 +194,7 @@ def test_the_transfer_matrix(tmp_path, world):
     assert [cell["source"] for cell in block["rows"][3]["cells"]] == [False, False]
     unseen = block["rows"][2]["cells"][1]["metrics"]["accuracy"]["value"]
     assert block["rows"][2]["mean_over_unseen"] == pytest.approx(unseen)
+    assert block["rows"][2]["mean_gain_over_unseen"] == pytest.approx(unseen - block["rows"][0]["cells"][1]["metrics"]["accuracy"]["value"])
     for row in block["rows"][1:]:
         for cell, plain in zip(row["cells"], block["rows"][0]["cells"]):
             difference = cell["metrics"]["accuracy"]["value"] - plain["metrics"]["accuracy"]["value"]
